@@ -1,0 +1,145 @@
+"""Attention maps of a feature map, and refined feature distillation between two networks' maps.
+
+AKT (arXiv 2412.19125). Three named variants, because paper and released code differ:
+
+`paper`
+    the equations: mean over maps and batch; the spatial map, which the paper normalises to unit
+    length, is divided by its sum before its KL, for a KL compares distributions. (The unit
+    length cancels in that division.)
+`code`
+    what the released code meant: both maps go through a softmax at temperature 8 (the channel
+    map through its second), summed over maps and batch. KL(one-hot, uniform) over 16 channels is
+    then 0.00049, hence the code's weight of 1000.
+`published`
+    what the released code does: the teacher's maps are cleared before they are read, so the loss
+    is exactly zero.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from akt_lab.errors import AktError, unknown
+
+VARIANTS = ("paper", "code", "published")
+CODE_TEMPERATURE = 8.0
+TINY = 1e-12  # keeps the logarithm of an all-zero map finite
+
+
+def spatial_attention(x: Tensor) -> Tensor:
+    """Where a feature map is active: mean_c(x^2), scaled to unit length.
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        (B, H*W), each row of L2 norm 1 (0 where the map is all zero).
+
+    >>> spatial_attention(torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]]).sqrt())
+    tensor([[0.6000, 0.0000, 0.0000, 0.8000]])
+    """
+    return F.normalize(_energies(x)[0], dim=1)
+
+
+def channel_attention(x: Tensor) -> Tensor:
+    """Which channels are active: softmax over channels of mean_hw(x^2).
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        (B, C), each row sums to 1.
+
+    >>> channel_attention(torch.ones(1, 4, 2, 2))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    return _energies(x)[1].softmax(dim=1)
+
+
+def attention_divergences(
+    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], variant: str = "paper"
+) -> tuple[Tensor, Tensor]:
+    """The two parts of refined feature distillation: spatial and channel, without their weight.
+
+    KL(teacher || student) for each pair of maps, in nats; averaged over maps and batch in
+    `paper`, summed over both in `code`, zero in `published`.
+
+    Args:
+        student_maps: feature maps (B, C_i, H_i, W_i) of the student.
+        teacher_maps: the teacher's, same number, order and shapes; detached here.
+        variant: one of `VARIANTS`.
+
+    Raises:
+        UsageError: for an unknown variant.
+        AktError: if there are no maps, or they do not pair up.
+    """
+    _check_pairs(student_maps, teacher_maps, variant)
+    if variant == "published":
+        return student_maps[0].new_zeros(()), student_maps[0].new_zeros(())
+    pairs = [
+        _pair_divergences(s, t.detach(), variant)
+        for s, t in zip(student_maps, teacher_maps, strict=True)
+    ]
+    spatial, channel = (torch.stack(part) for part in zip(*pairs, strict=True))  # (N, B) each
+    return (spatial.sum(), channel.sum()) if variant == "code" else (spatial.mean(), channel.mean())
+
+
+def refined_feature_distillation(
+    student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], variant: str = "paper"
+) -> Tensor:
+    """L_RFD without its weight lambda: spatial plus channel part. See `attention_divergences`.
+
+    >>> x = torch.rand(2, 4, 5, 5)
+    >>> refined_feature_distillation([x], [x], variant="code").item()
+    0.0
+    """
+    spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
+    return spatial + channel
+
+
+def _energies(x: Tensor) -> tuple[Tensor, Tensor]:
+    squares = x.square()
+    return squares.mean(dim=1).flatten(1), squares.mean(dim=(2, 3))  # (B, H*W), (B, C)
+
+
+def _attention_logits(x: Tensor, variant: str) -> tuple[Tensor, Tensor]:
+    """Logits (B, H*W) and (B, C) whose softmax are the distributions that `variant` compares."""
+    spatial, channel = _energies(x)
+    if variant == "paper":
+        return (spatial + TINY).log(), channel  # softmax(log e) = e / sum(e)
+    return F.normalize(spatial, dim=1) / CODE_TEMPERATURE, channel.softmax(dim=1) / CODE_TEMPERATURE
+
+
+def _pair_divergences(student: Tensor, teacher: Tensor, variant: str) -> list[Tensor]:
+    both = zip(_attention_logits(student, variant), _attention_logits(teacher, variant), strict=True)
+    return [_kl(s, t) for s, t in both]  # (B,) each
+
+
+def _kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher || student) of each row, (B,).
+
+    As sum p (e^d - 1 - d), d = log q - log p: every term is of second order, so the tiny
+    divergences of near-uniform maps survive float32, where sum p (log p - log q) is mostly noise.
+    """
+    log_p, log_q = teacher_logits.log_softmax(1), student_logits.log_softmax(1)
+    p, d = log_p.exp(), log_q - log_p
+    excess = torch.where(d < 1, p * torch.expm1(d.clamp(max=1)), log_q.exp() - p)  # q - p
+    return (excess - p * d).sum(dim=1)
+
+
+def _check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor], variant: str) -> None:
+    if variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
+    if not student or len(student) != len(teacher):
+        raise AktError(
+            f"feature maps must pair up: {len(student)} of the student, {len(teacher)} of the "
+            "teacher; capture the same layers of both"
+        )
+    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        if s.shape != t.shape or s.ndim != 4:
+            raise AktError(
+                f"map {i}: expected two (B, C, H, W) of one shape, "
+                f"got {tuple(s.shape)} of the student and {tuple(t.shape)} of the teacher"
+            )

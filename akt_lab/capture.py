@@ -1,0 +1,113 @@
+"""What a network shows while it runs: feature maps by layer name, and batch-norm statistics.
+
+Context managers that leave no hook behind, whatever happens inside them.
+"""
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from akt_lab.errors import AktError, unknown
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+ADDITIONS = (operator.add, operator.iadd, torch.add)
+
+
+@contextmanager
+def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of the named layers, filled in by the forward pass inside the block.
+
+    The dictionary's order is that of `layers`, so that a teacher's and a student's pair up.
+
+    Raises:
+        UsageError: if `network` has no layer of that name.
+        AktError: if a layer did not run, ran twice, or its output was changed in place afterwards.
+    """
+    modules = dict(network.named_modules())
+    for name in layers:
+        if name not in modules:
+            raise unknown("layer", name, modules)
+    found: dict[str, tuple[Tensor, int]] = {}
+    maps: dict[str, Tensor] = dict.fromkeys(layers)  # type: ignore[arg-type]
+
+    def hook(name: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            if name in found:
+                raise AktError(f"layer {name!r} ran twice: which of its outputs is meant?")
+            found[name], maps[name] = (output, output._version), output
+
+        return keep
+
+    handles = [modules[name].register_forward_hook(hook(name)) for name in layers]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in layers:
+        if name not in found:
+            raise AktError(f"layer {name!r} did not run inside the block: nothing was captured")
+        if found[name][0]._version != found[name][1]:
+            raise AktError(f"the output of {name!r} was changed in place: use quantizer.trace first")
+
+
+@contextmanager
+def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
+    """Statistics of every batch norm's input, filled in by the forward pass inside the block.
+
+    For each layer, in the order in which they run: mean and biased variance over batch and
+    positions, then the layer's running mean and variance, (C,) each: what `bns_loss` takes.
+    """
+    statistics: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[Tensor]) -> None:
+        axes = [axis for axis in range(args[0].ndim) if axis != 1]
+        variance, mean = torch.var_mean(args[0], dim=axes, correction=0)
+        statistics.append((mean, variance, module.running_mean, module.running_var))  # type: ignore
+
+    norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    handles = [norm.register_forward_pre_hook(keep) for norm in norms]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def residual_bodies(network: fx.GraphModule) -> list[str]:
+    """Names of the layers whose outputs AKT distils: the end of each residual unit's body.
+
+    At each sum of two branches, the body is the branch with more convolutions before it; its map
+    is taken before the sum and the ReLU: 9 in ResNet-20. In a network without sums, the layers
+    that feed the activations stand in.
+
+    Args:
+        network: from `quantizer.trace` or `quantizer.quantize_model`.
+
+    Raises:
+        AktError: if there is neither.
+    """
+    depth: dict[fx.Node, int] = {}
+    bodies, plain = [], []
+    for node in network.graph.nodes:
+        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        inputs = node.all_input_nodes
+        is_conv = isinstance(module, nn.modules.conv._ConvNd)
+        depth[node] = max((depth[i] for i in inputs), default=0) + is_conv
+        if node.op == "call_function" and node.target in ADDITIONS and len(inputs) == 2:
+            bodies.append(max(inputs, key=depth.__getitem__))
+        elif is_conv or isinstance(module, BATCH_NORMS):
+            plain.append(node)
+    chosen = [node for node in bodies if node.op == "call_module"] or _ends(plain)
+    if not chosen:
+        raise AktError("no convolutional feature map to distil: the network has no convolution")
+    return [str(node.target) for node in chosen]
+
+
+def _ends(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Those convolutions and batch norms that do not feed another one directly."""
+    return [node for node in nodes if not any(user in nodes for user in node.users)]

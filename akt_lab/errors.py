@@ -1,0 +1,20 @@
+"""Mistakes that a user can make, each told in one clear line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AktError(ValueError):
+    """Something failed on the way; the message says what to do. The command line exits with 1."""
+
+
+class UsageError(AktError):
+    """An argument that cannot be right, whatever the files hold. The command line exits with 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a `name` that is not among the `known` ones, with the nearest of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {name!r}: {hint}")

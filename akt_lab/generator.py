@@ -1,0 +1,70 @@
+"""The conditional generator that GDFQ, AdaDFQ and their kin train in place of the lost data."""
+
+import torch
+from torch import Tensor, nn
+
+from akt_lab.errors import UsageError
+
+LATENT = 100
+
+
+class Generator(nn.Module):
+    """Images of given classes from noise, in the teacher's normalised input space.
+
+    h = Emb(y) * z; Linear -> 128 x S/4 x S/4; BN; up 2; Conv3(128) BN LReLU(.2); up 2;
+    Conv3(64) BN LReLU(.2); Conv3(channels); Tanh; BN without affine (arXiv 2003.03603).
+    The two hidden batch norms have the family's eps of 0.8.
+    """
+
+    def __init__(
+        self, num_classes: int, image_size: int, channels: int, latent: int = LATENT
+    ) -> None:
+        """A generator of square images.
+
+        Args:
+            num_classes: number of classes to condition on.
+            image_size: height and width S in pixels, divisible by 4.
+            channels: of the images: 1 for grey, 3 for colour.
+            latent: length of the noise.
+
+        Raises:
+            UsageError: if `image_size` is not a multiple of 4.
+        """
+        super().__init__()
+        if image_size < 4 or image_size % 4:
+            raise UsageError(
+                f"the generator makes images whose size divides by 4, not {image_size}: "
+                "resize them with --image-size"
+            )
+        self.num_classes, self.latent, self.start = num_classes, latent, image_size // 4
+        self.embedding = nn.Embedding(num_classes, latent)
+        self.linear = nn.Linear(latent, 128 * self.start**2)
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(128),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(128, 128, 3, padding=1),
+            nn.BatchNorm2d(128, eps=0.8),
+            nn.LeakyReLU(0.2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(128, 64, 3, padding=1),
+            nn.BatchNorm2d(64, eps=0.8),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, channels, 3, padding=1),
+            nn.Tanh(),
+            nn.BatchNorm2d(channels, affine=False),
+        )
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Noise (B, latent) and classes (B,) -> images (B, channels, S, S)."""
+        h = self.linear(self.embedding(y) * z)  # (B, 128 S/4 S/4)
+        return self.body(h.view(-1, 128, self.start, self.start))
+
+    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (count, latent) and uniform classes (count,), on our device.
+
+        Drawn on the CPU, so that a seed means the same images on every device.
+        """
+        z = torch.randn(count, self.latent, generator=rng)
+        y = torch.randint(self.num_classes, (count,), generator=rng)
+        device = self.linear.weight.device
+        return z.to(device), y.to(device)

@@ -1,0 +1,186 @@
+"""The losses of generator and student: pure functions of logits, statistics and feature maps.
+
+s, t: the student's and the teacher's logits, (B, C). Entropies and divergences are in nats.
+Functions that return a dictionary name their terms; the loss is the sum of the values, each with
+its weight already in it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from akt_lab.attention import attention_divergences
+from akt_lab.errors import AktError, unknown
+
+BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
+Terms = dict[str, Tensor]
+LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
+
+
+# ---- the student's ------------------------------------------------------------------------------
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 20.0) -> Tensor:
+    """T^2 KL(softmax(t/T) || softmax(s/T)), mean over the batch (Hinton et al., 2015).
+
+    GDFQ's released code divides by the number of classes as well.
+
+    >>> kd_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item()
+    0.0
+    """
+    _check_logits(student_logits, teacher_logits)
+    log_q = (student_logits / temperature).log_softmax(dim=1)
+    log_p = (teacher_logits / temperature).log_softmax(dim=1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def difference_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 20.0
+) -> Tensor:
+    """-T^2 mean H(softmax((t - s)/T)): least where student and teacher agree (AdaDFQ, CVPR 2023).
+
+    At agreement it is -T^2 ln C, not 0: only its gradient speaks.
+
+    >>> round(difference_entropy(torch.zeros(2, 10), torch.zeros(2, 10)).item() / -400, 4)
+    2.3026
+    """
+    _check_logits(student_logits, teacher_logits)
+    difference = (teacher_logits - student_logits) / temperature
+    return -(temperature**2) * _entropy(difference).mean()
+
+
+def akt_terms(
+    logit_terms: Terms,
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    variant: str = "paper",
+    alpha: float = 0.5,
+    lam: float | None = None,
+) -> Terms:
+    """A student's logit loss combined with refined feature distillation.
+
+    `paper`:     alpha * lam * L_RFD + (1 - alpha) * L_logit
+    `code`:      L_logit + lam * L_RFD   (alpha is never read)
+    `published`: L_logit                 (L_RFD is exactly zero)
+
+    Args:
+        logit_terms: the method's own terms.
+        student_maps: feature maps (B, C_i, H_i, W_i).
+        teacher_maps: the same layers of the teacher.
+        variant: which of the three.
+        alpha: share of the features, of `paper`.
+        lam: weight of L_RFD; 1 for `paper` and 1000 for `code` where None.
+
+    Returns:
+        The terms of `logit_terms`, weighted, and `spatial` and `channel`.
+    """
+    if variant not in LAMBDA:
+        raise unknown("variant", variant, LAMBDA)
+    if variant == "published":
+        return logit_terms
+    lam = LAMBDA[variant] if lam is None else lam
+    feature_weight, logit_weight = (alpha * lam, 1 - alpha) if variant == "paper" else (lam, 1.0)
+    spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
+    weighted = {name: logit_weight * term for name, term in logit_terms.items()}
+    return {**weighted, "spatial": feature_weight * spatial, "channel": feature_weight * channel}
+
+
+def akt_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    variant: str = "paper",
+    alpha: float = 0.5,
+    lam: float | None = None,
+    temperature: float = 20.0,
+) -> Tensor:
+    """L_AKT = alpha lam L_RFD + (1 - alpha) L_KL of the paper; see `akt_terms` for the variants."""
+    kd = {"kd": kd_loss(student_logits, teacher_logits.detach(), temperature)}
+    return total(akt_terms(kd, student_maps, teacher_maps, variant, alpha, lam))
+
+
+def gdfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:
+    """GDFQ (arXiv 2003.03603): CE(s, y) + T^2 KL(t || s)."""
+    return {"ce": F.cross_entropy(s, y), "kd": kd_loss(s, t, temperature)}
+
+
+def adadfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:
+    """AdaDFQ (CVPR 2023): -T^2 mean H(softmax((t - s)/T)); the labels y are not used."""
+    return {"difference_entropy": difference_entropy(s, t, temperature)}
+
+
+# ---- the generator's ----------------------------------------------------------------------------
+
+
+def bns_loss(statistics: Iterable[BatchNormStatistics]) -> Tensor:
+    """How far the images' batch-norm statistics are from the teacher's.
+
+    1/L sum_l [ MSE(mu_l, running_mean_l) + MSE(var_l, running_var_l) ]
+
+    Args:
+        statistics: for each batch-norm layer its input's mean and (biased) variance over batch
+            and positions, and its running mean and variance: four tensors (C_l,).
+
+    Raises:
+        AktError: if there is no layer.
+    """
+    losses = [F.mse_loss(mu, m) + F.mse_loss(var, v) for mu, var, m, v in statistics]
+    if not losses:
+        raise AktError(
+            "the teacher has no batch norm whose statistics the images could match: "
+            "these methods need one"
+        )
+    return torch.stack(losses).mean()
+
+
+def gdfq_generator_terms(
+    t: Tensor, s: Tensor | None, y: Tensor, statistics: Iterable[BatchNormStatistics]
+) -> Terms:
+    """GDFQ (arXiv 2003.03603): CE(t, y) + 0.1 BNS; the student's logits s are not used."""
+    return {"ce": F.cross_entropy(t, y), "bns": 0.1 * bns_loss(statistics)}
+
+
+def adadfq_generator_terms(
+    t: Tensor, s: Tensor, y: Tensor, statistics: Iterable[BatchNormStatistics]
+) -> Terms:
+    """AdaDFQ (CVPR 2023): images on which student and teacher differ neither too much nor too little.
+
+    h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h);
+    mean relu(0.1 - h') + mean relu(h' - 0.8) + 0.2 CE(t - s, y) + 0.1 CE(t + s, y) + BNS
+    """
+    h = _entropy(t - s)
+    floor = h.min()
+    h = (h - floor) / (math.log(t.shape[1]) - floor)
+    return {
+        "disagreement": F.relu(0.1 - h).mean(),
+        "agreement": F.relu(h - 0.8).mean(),
+        "ce_difference": 0.2 * F.cross_entropy(t - s, y),
+        "ce_sum": 0.1 * F.cross_entropy(t + s, y),
+        "bns": bns_loss(statistics),
+    }
+
+
+# ---- common -------------------------------------------------------------------------------------
+
+
+def total(terms: Terms) -> Tensor:
+    """The loss: the sum of its terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """H(softmax(logits)) of each row, (B,)."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def _check_logits(student: Tensor, teacher: Tensor) -> None:
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise AktError(
+            f"expected logits (B, C) of one shape, got {tuple(student.shape)} of the student "
+            f"and {tuple(teacher.shape)} of the teacher"
+        )

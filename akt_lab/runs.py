@@ -1,0 +1,176 @@
+"""A run's folder: its record, its history, its checkpoint, its student.
+
+    record.json             settings, bench, versions, times, accuracies
+    history.jsonl           one line a step: every loss term and gradient norm
+    checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
+    student.safetensors     weights and ranges of the student as it ended
+
+Files are written whole or not at all, and no pickle is ever loaded.
+"""
+
+import errno
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from akt_lab.errors import AktError
+
+RECORD, HISTORY = "record.json", "history.jsonl"
+CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `path` whole or not at all: a temporary file beside it, fsync, rename.
+
+    Raises:
+        AktError: if the disk is full or may not be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> AktError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return AktError(
+            f"no space left to write {path}: what was saved before is whole; "
+            "free some space and go on with --resume"
+        )
+    return AktError(f"cannot write {path}: {error.strerror or error}")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Tensors and a JSON-able state in one safetensors file, written whole."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_whole(path, save(plain, metadata={"state": json.dumps(state)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote. Files by others load too, with an empty state.
+
+    Raises:
+        AktError: if the file is not there or is no safetensors file.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads((file.metadata() or {}).get("state", "{}"))
+    except FileNotFoundError as error:
+        raise AktError(f"no file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise AktError(f"{path} is not a whole .safetensors file ({error})") from error
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """`folder` need not exist yet; see `create` and `open`."""
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, folder: Path | str) -> "Run":
+        """A new, empty run folder.
+
+        Raises:
+            AktError: if it exists and is not empty, or cannot be made.
+        """
+        run = cls(folder)
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+            raise AktError(
+                f"{folder} already exists: choose another --out, or go on with it by --resume"
+            )
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(run.folder, error) from error
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Run":
+        """A run folder that is there.
+
+        Raises:
+            AktError: if it is not one.
+        """
+        run = cls(folder)
+        if not (run.folder / RECORD).is_file():
+            raise AktError(f"{folder} is not a run folder: it holds no {RECORD}")
+        return run
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.folder / name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What record.json holds."""
+        try:
+            return json.loads((self / RECORD).read_text())
+        except (OSError, ValueError) as error:
+            raise AktError(f"{self / RECORD} cannot be read ({error})") from error
+
+    def update_record(self, **entries: Any) -> None:
+        """Add or replace entries of the record."""
+        record = self.record if (self / RECORD).exists() else {}
+        write_whole(self / RECORD, json.dumps({**record, **entries}, indent=2).encode() + b"\n")
+
+    def history(self) -> pd.DataFrame:
+        """One row a step; columns that a step did not have are NaN."""
+        return pd.read_json(self / HISTORY, lines=True) if (self / HISTORY).exists() else pd.DataFrame()
+
+    def append_history(self, rows: list[dict[str, float]]) -> None:
+        """Add rows to the history."""
+        try:
+            with open(self / HISTORY, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:
+            raise _cannot_write(self / HISTORY, error) from error
+
+    def cut_history(self, rows: int) -> None:
+        """Keep the first `rows` lines: those that the checkpoint knows of."""
+        if (self / HISTORY).exists():
+            lines = (self / HISTORY).read_bytes().splitlines(keepends=True)
+            write_whole(self / HISTORY, b"".join(lines[:rows]))
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a run was made: versions, machine, threads, the code's commit."""
+    return {
+        "akt_lab": version("akt-lab"),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # git is not installed
+    return done.stdout.strip() or None

@@ -1,0 +1,401 @@
+"""One training step, the loop around it, evaluation, checkpoint and resume.
+
+    z, y   -> generator -> images
+    images -> teacher (frozen; its feature maps and batch-norm inputs are captured) -> t
+    images -> student (its feature maps are captured), once a step                  -> s
+    generator's loss -> gradient at the images -> generator's step
+    student's loss   -> student's step
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.errors import AktError
+from akt_lab.generator import Generator
+from akt_lab.losses import Terms, akt_terms, kd_loss, total
+from akt_lab.methods import Method, Settings, get_method
+from akt_lab.quantizer import freeze_ranges, quantize_model, trace
+from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
+
+HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
+
+
+@dataclass
+class Training:
+    """The three networks, their optimisers, and all else that changes: what a checkpoint holds."""
+
+    settings: Settings
+    teacher: nn.Module
+    student: nn.Module
+    generator: Generator
+    layers: list[str]
+    generator_optimizer: torch.optim.Optimizer
+    student_optimizer: torch.optim.Optimizer
+    rng: torch.Generator
+    epoch: int = 0
+    lam: float | None = None
+    holdout: Tensor | None = None
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def method(self) -> Method:
+        """The entry of METHODS."""
+        return get_method(self.settings.method)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether this epoch trains the generator only, and observes activation ranges."""
+        return self.epoch < (self.settings.warmup_epochs or 0)
+
+
+# ---- one step -----------------------------------------------------------------------------------
+
+
+def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
+    """One step of the generator and, after the warm-up, of the student.
+
+    Args:
+        run: the networks; their weights change.
+        z: noise, (B, latent).
+        y: classes, (B,).
+
+    Returns:
+        Every loss term, and the norm of the student's gradient; detached scalars.
+    """
+    shared = run.method.generator_sees_student  # one student pass then serves both losses
+    learns = not run.warming_up
+
+    # images, and what the teacher makes of them
+    with _autocast(run):
+        images = run.generator(z, y)  # (B, C, S, S)
+        pixels = images.detach().requires_grad_()
+        with (
+            capture_maps(run.teacher, run.layers) as teacher_maps,
+            capture_bn_inputs(run.teacher) as statistics,
+        ):
+            t = run.teacher(pixels).float()  # (B, classes)
+
+    # what the student makes of them
+    with (
+        _autocast(run),
+        torch.set_grad_enabled(shared or learns),
+        capture_maps(run.student, run.layers) as student_maps,
+    ):
+        s = run.student(pixels if shared else pixels.detach()).float()  # (B, classes)
+
+    # the generator learns from the gradient at its images
+    generator_terms = run.method.generator_terms(t, s, y, statistics)
+    at_pixels = torch.autograd.grad(total(generator_terms), pixels, retain_graph=shared and learns)
+    images.backward(at_pixels)
+    _step(run.generator_optimizer)
+    terms = {f"generator/{name}": term.detach() for name, term in generator_terms.items()}
+    if not learns:
+        return terms
+
+    # the student learns from the teacher's logits and feature maps
+    logit_terms = run.method.student_terms(s, t.detach(), y, run.settings.temperature)  # type: ignore
+    maps = [m.float() for m in student_maps.values()], [m.float() for m in teacher_maps.values()]
+    student_terms = _student_terms(run, logit_terms, *maps)
+    weights = list(run.student.parameters())
+    total(student_terms).backward(inputs=weights)
+    norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+    _step(run.student_optimizer)
+    terms |= {f"student/{name}": term.detach() for name, term in student_terms.items()}
+    return {**terms, "student/gradient_norm": norm}
+
+
+def _autocast(run: Training) -> torch.autocast:
+    device = run.generator.linear.weight.device.type
+    return torch.autocast(device, torch.bfloat16, enabled=run.settings.precision == "bf16")
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _student_terms(
+    run: Training, logit_terms: Terms, student_maps: list[Tensor], teacher_maps: list[Tensor]
+) -> Terms:
+    if not run.settings.uses_features:
+        return logit_terms
+    variant, alpha = run.settings.variant, run.settings.alpha
+    if run.lam is None:
+        features = akt_terms({}, student_maps, teacher_maps, variant, alpha=1.0)
+        run.lam = _balance(run.student, logit_terms, features)
+    return akt_terms(logit_terms, student_maps, teacher_maps, variant, alpha, run.lam)
+
+
+def _balance(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
+    """The lambda at which both losses' gradients at the student's weights have one norm."""
+    weights = [w for w in student.parameters() if w.requires_grad]
+
+    def norm(terms: Terms) -> float:
+        gradients = torch.autograd.grad(total(terms), weights, retain_graph=True, allow_unused=True)
+        return torch.nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
+
+    return norm(logit_terms) / max(norm(features), torch.finfo(torch.float32).tiny)
+
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+
+def train(bench: Any, settings: Settings, run: Run | None = None, progress: bool = True) -> Training:
+    """Train a student; leave record, history, checkpoints and student in `run`'s folder.
+
+    Goes on from the folder's checkpoint where there is one, to the same bits.
+
+    Args:
+        bench: a `benches.Bench`.
+        settings: what to do.
+        run: the run folder, or None to keep nothing.
+        progress: whether to show a progress bar.
+
+    Raises:
+        AktError: a loss that is not finite (which one, and where), a full disk, a teacher that
+            cannot be quantized.
+    """
+    training = prepare(bench, settings)
+    if run:
+        _resume(training, run)
+        run.update_record(settings=asdict(settings), versions=provenance(), status="running")
+    started, total_steps = time.perf_counter(), settings.epochs * settings.steps
+    initial = training.epoch * settings.steps
+    with tqdm(total=total_steps, initial=initial, unit="step", disable=not progress) as bar:
+        bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
+        try:
+            while training.epoch < settings.epochs:
+                _run_epoch(training, bench, run, bar)
+        except AktError as error:
+            if run and "no space" not in str(error):
+                run.update_record(status="failed", error=str(error))
+            raise
+    if run:
+        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
+        seconds = round(time.perf_counter() - started, 1)
+        run.update_record(
+            status="done", lam=training.lam, accuracy=summary(training), seconds=seconds
+        )
+    return training
+
+
+def prepare(bench: Any, settings: Settings) -> Training:
+    """The networks and optimisers of a new run, before its first step."""
+    teacher = trace(bench.teacher).requires_grad_(False)
+    student = quantize_model(
+        bench.teacher,
+        settings.weight_bits,
+        settings.act_bits,
+        first_bits=settings.first_bits,
+        last_bits=settings.last_bits,
+        ranges=settings.ranges,
+        gradient=settings.gradient,
+    ).requires_grad_()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        generator = Generator(bench.num_classes, bench.image_size, bench.channels)
+    for network in (teacher, student, generator):
+        network.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
+    return Training(
+        settings,
+        teacher,
+        student,
+        generator,
+        residual_bodies(teacher) if settings.uses_features else [],
+        torch.optim.Adam(generator.parameters(), settings.generator_lr, betas=(0.5, 0.999)),
+        torch.optim.SGD(
+            student.parameters(),
+            settings.student_lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+        ),
+        torch.Generator().manual_seed(settings.seed),
+        lam=1000.0 if settings.lam is None and settings.variant == "code" else settings.lam,
+    )
+
+
+def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
+    """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
+    rows: list[dict[str, float]] = []
+    _set_rates(training)
+    try:
+        for step in range(training.settings.steps):
+            z, y = training.generator.draw(training.settings.batch_size or 0, training.rng)
+            terms = train_step(training, z, y)
+            values = torch.stack(list(terms.values())).tolist()  # the step's one wait
+            numbers = dict(zip(terms, values, strict=True))
+            rows.append({"epoch": training.epoch, "step": step, **numbers})
+            _check_finite(rows[-1])
+            bar.set_postfix(_live(training, numbers), refresh=False)
+            bar.update()
+        _end_epoch(training, bench, rows[-1])
+    finally:
+        if run:
+            run.append_history(rows)
+    if run:
+        _save(training, run)
+
+
+def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
+    side = "generator" if training.warming_up else "student"
+    losses = {k: v for k, v in numbers.items() if k != "student/gradient_norm"}
+    shown = {f"{side} loss": f"{sum(v for k, v in losses.items() if k.startswith(side)):.3g}"}
+    if training.evaluations:
+        shown["accuracy"] = f"{training.evaluations[-1]['accuracy']:.2f}%"
+    return shown
+
+
+def _check_finite(row: dict[str, float]) -> None:
+    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    if bad:
+        raise AktError(
+            f"the run diverged: {', '.join(bad)} not finite at epoch {row['epoch']}, step "
+            f"{row['step']}; the last checkpoint is kept. Try more bits or a lower --student-lr"
+        )
+
+
+def _set_rates(training: Training) -> None:
+    """Both learning rates fall to a tenth at every milestone."""
+    s = training.settings
+    factor = 0.1 ** sum(training.epoch >= milestone for milestone in s.milestones)
+    for optimizer, rate in (
+        (training.generator_optimizer, s.generator_lr),
+        (training.student_optimizer, s.student_lr),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+
+
+def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
+    """Freeze the ranges after the warm-up, evaluate, and move on to the next epoch."""
+    was_warming_up = training.warming_up
+    training.epoch += 1
+    if was_warming_up and training.epoch == training.settings.warmup_epochs:
+        freeze_ranges(training.student)
+        training.holdout = _draw_holdout(training)
+    last = training.epoch == training.settings.epochs
+    due = training.epoch % training.settings.eval_every == 0
+    if not training.warming_up and (last or due):
+        scores = {"epoch": training.epoch, "accuracy": evaluate(training.student, bench)}
+        scores |= _agreement(training)
+        training.evaluations.append(scores)
+        row |= {name: value for name, value in scores.items() if name != "epoch"}
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
+    """Top-1 accuracy on the bench's evaluation images, in percent."""
+    correct, seen = 0, 0
+    batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
+    for images, labels in batches:
+        correct += int((network(images).argmax(dim=1) == labels).sum())
+        seen += len(labels)
+    return 100 * correct / seen
+
+
+def _draw_holdout(training: Training) -> Tensor:
+    """Synthetic images for choosing without labels, the same for every student of one generator."""
+    rng = torch.Generator().manual_seed(training.settings.seed + 1)
+    with torch.no_grad():
+        images = training.generator.eval()(*training.generator.draw(HOLDOUT, rng))
+    training.generator.train()
+    return images
+
+
+@torch.inference_mode()
+def _agreement(training: Training) -> dict[str, float]:
+    """How close the student is to the teacher on the held-out synthetic images: no labels."""
+    s, t = training.student(training.holdout), training.teacher(training.holdout)
+    return {
+        "synthetic_kl": kd_loss(s, t, temperature=1.0).item(),
+        "synthetic_agreement": 100 * (s.argmax(1) == t.argmax(1)).float().mean().item(),
+    }
+
+
+def summary(training: Training) -> dict[str, float]:
+    """Accuracy of the last epoch, of the one closest to the teacher without labels, and the best.
+
+    `best` chooses on the evaluation images, as the papers do: read it beside the other two only.
+    """
+    evaluations = training.evaluations
+    best = max(evaluations, key=lambda e: e["accuracy"])
+    label_free = min(evaluations, key=lambda e: e["synthetic_kl"])
+    return {
+        "last": evaluations[-1]["accuracy"],
+        "label_free": label_free["accuracy"],
+        "label_free_epoch": label_free["epoch"],
+        "best": best["accuracy"],
+        "best_epoch": best["epoch"],
+    }
+
+
+# ---- checkpoint and resume ----------------------------------------------------------------------
+
+
+def _save(training: Training, run: Run) -> None:
+    tensors = dict(_tensors(training))
+    if training.holdout is not None:
+        tensors["holdout"] = training.holdout
+    state = {
+        "epoch": training.epoch,
+        "lam": training.lam,
+        "evaluations": training.evaluations,
+    }
+    save_tensors(run / CHECKPOINT, tensors, state)
+
+
+def _tensors(training: Training) -> Iterator[tuple[str, Tensor]]:
+    yield "rng", training.rng.get_state()
+    for kind in ("student", "generator"):
+        for name, tensor in getattr(training, kind).state_dict().items():
+            yield f"{kind}.{name}", tensor
+        optimizer = getattr(training, f"{kind}_optimizer").state_dict()
+        for index, slots in optimizer["state"].items():
+            for slot, value in slots.items():
+                if value is not None:
+                    yield f"{kind}_optimizer.{index}.{slot}", torch.as_tensor(value)
+
+
+def _resume(training: Training, run: Run) -> None:
+    """Go on from the run's checkpoint, if it has one; forget later rows of its history."""
+    path: Path = run / CHECKPOINT
+    tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
+    run.cut_history(state["epoch"] * training.settings.steps)
+    if not tensors:
+        return
+    training.epoch, training.lam = state["epoch"], state["lam"]
+    training.evaluations, training.holdout = state["evaluations"], tensors.get("holdout")
+    training.rng.set_state(tensors["rng"])
+    for kind in ("student", "generator"):
+        getattr(training, kind).load_state_dict(_under(tensors, f"{kind}."))
+        _load_optimizer(
+            getattr(training, f"{kind}_optimizer"), _under(tensors, f"{kind}_optimizer.")
+        )
+    if not training.warming_up:
+        freeze_ranges(training.student)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    for name, value in tensors.items():
+        index, slot = name.split(".")
+        state["state"].setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict(state)
