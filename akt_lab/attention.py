@@ -113,7 +113,9 @@ def _attention_logits(x: Tensor, variant: str) -> tuple[Tensor, Tensor]:
 
 
 def _pair_divergences(student: Tensor, teacher: Tensor, variant: str) -> list[Tensor]:
-    both = zip(_attention_logits(student, variant), _attention_logits(teacher, variant), strict=True)
+    both = zip(
+        _attention_logits(student, variant), _attention_logits(teacher, variant), strict=True
+    )
     return [_kl(s, t) for s, t in both]  # (B,) each
 
 

@@ -52,7 +52,7 @@ class Bench:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    device: torch.device = torch.device("cpu")
+    device: torch.device
 
     @property
     def num_classes(self) -> int:
@@ -76,7 +76,9 @@ class Bench:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes (B, channels, S, S) -> the teacher's input space, channels last."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         normalised = (images.float() / 255 - mean) / std
         return normalised.contiguous(memory_format=torch.channels_last)
 
@@ -121,7 +123,10 @@ class BenchSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BenchSpec":
         """From a record."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
 
 def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> Bench:
@@ -147,7 +152,7 @@ def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> B
     return bench
 
 
-# ---- the paper's benches, and one's own -----------------------------------------------------------
+# ---- the paper's benches, and one's own ---------------------------------------------------------
 
 KNOWN = {
     "cifar10": ("resnet20_cifar10", CIFAR_MEAN, CIFAR_STD, 10),
@@ -193,7 +198,9 @@ def call_factory(name: str) -> nn.Module:
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise UsageError(f"--teacher takes module:function, for example my_nets:resnet, not {name!r}")
+        raise UsageError(
+            f"--teacher takes module:function, for example my_nets:resnet, not {name!r}"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -215,7 +222,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
     tensors, _ = load_tensors(path)
     expected = network.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    problems = [f"{name} is missing" for name in expected if name not in tensors | dict.fromkeys(optional)]
+    problems = [
+        f"{name} is missing" for name in expected if name not in tensors | dict.fromkeys(optional)
+    ]
     problems += [f"{name} is not in the network" for name in tensors if name not in expected]
     problems += [
         f"{name} is {tuple(t.shape)}, the network's {tuple(expected[name].shape)}"
@@ -251,7 +260,7 @@ def read_image_folder(
             f"--data {folder}: expected one folder of images for each class, such as "
             f"{folder}/cat/0001.jpg ({str(error).splitlines()[0]})"
         ) from error
-    pictures = []
+    pictures: list[Tensor] = []
     for path, _ in tqdm(dataset.samples, desc="reading images", unit="image", disable=not progress):
         pictures.append(_read(dataset, path, pictures[0].shape if pictures else None))
     return torch.stack(pictures), torch.tensor(dataset.targets), tuple(dataset.classes)
@@ -401,7 +410,7 @@ def train_digits_teacher(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for module in teacher.modules():
-            if hasattr(module, "reset_parameters"):
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
                 module.reset_parameters()
         optimizer = torch.optim.AdamW(teacher.parameters(), 1e-2, weight_decay=1e-2)
         steps = epochs * (len(images) // batch)

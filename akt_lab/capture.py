@@ -32,7 +32,7 @@ def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str
         if name not in modules:
             raise unknown("layer", name, modules)
     found: dict[str, tuple[Tensor, int]] = {}
-    maps: dict[str, Tensor] = dict.fromkeys(layers)  # type: ignore[arg-type]
+    maps: dict[str, Any] = dict.fromkeys(layers)  # the order to pair them up in
 
     def hook(name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -52,7 +52,9 @@ def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str
         if name not in found:
             raise AktError(f"layer {name!r} did not run inside the block: nothing was captured")
         if found[name][0]._version != found[name][1]:
-            raise AktError(f"the output of {name!r} was changed in place: use quantizer.trace first")
+            raise AktError(
+                f"the output of {name!r} was changed in place: use quantizer.trace first"
+            )
 
 
 @contextmanager

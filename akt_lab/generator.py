@@ -1,11 +1,29 @@
 """The conditional generator that GDFQ, AdaDFQ and their kin train in place of the lost data."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from akt_lab.errors import UsageError
 
 LATENT = 100
+
+
+class UpsampledConv2d(nn.Conv2d):
+    """Nearest-neighbour upsampling by 2, then this 3x3 convolution (padding 1), as one operation.
+
+    Each output pixel sees only 2x2 distinct input pixels, so both together are a transposed
+    convolution of stride 2 whose 4x4 kernel is the 3x3 one spread over 2x2 ones: 4/9 of the
+    multiply-adds, the same values and gradients up to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
+        w = F.pad(self.weight, (1, 1, 1, 1))
+        w = w[..., :-1] + w[..., 1:]
+        w = w[..., :-1, :] + w[..., 1:, :]  # (C_out, C_in, 4, 4)
+        kernel = w.flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 class Generator(nn.Module):
@@ -41,12 +59,10 @@ class Generator(nn.Module):
         self.linear = nn.Linear(latent, 128 * self.start**2)
         self.body = nn.Sequential(
             nn.BatchNorm2d(128),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(128, 128, 3, padding=1),
+            UpsampledConv2d(128, 128, 3, padding=1),
             nn.BatchNorm2d(128, eps=0.8),
             nn.LeakyReLU(0.2),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(128, 64, 3, padding=1),
+            UpsampledConv2d(128, 64, 3, padding=1),
             nn.BatchNorm2d(64, eps=0.8),
             nn.LeakyReLU(0.2),
             nn.Conv2d(64, channels, 3, padding=1),

@@ -147,7 +147,7 @@ def gdfq_generator_terms(
 def adadfq_generator_terms(
     t: Tensor, s: Tensor, y: Tensor, statistics: Iterable[BatchNormStatistics]
 ) -> Terms:
-    """AdaDFQ (CVPR 2023): images on which student and teacher differ neither too much nor too little.
+    """AdaDFQ (CVPR 2023): images on which both differ, neither too much nor too little.
 
     h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h);
     mean relu(0.1 - h') + mean relu(h' - 0.8) + 0.2 CE(t - s, y) + 0.1 CE(t + s, y) + BNS

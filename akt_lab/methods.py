@@ -5,7 +5,7 @@ defaults are the papers' (GDFQ's lineage); see `Settings` for the ones that diff
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from akt_lab import losses
@@ -65,8 +65,7 @@ _PTQ = replace(
 )
 
 METHODS: Mapping[str, Method] = {
-    method.name: method
-    for method in (_PTQ, _GDFQ, _GDFQ.with_akt(), _ADADFQ, _ADADFQ.with_akt())
+    method.name: method for method in (_PTQ, _GDFQ, _GDFQ.with_akt(), _ADADFQ, _ADADFQ.with_akt())
 }
 
 
@@ -86,9 +85,9 @@ class Settings:
         weight_bits, act_bits: 2 to 8.
         first_bits, last_bits: weight bits of the first and last layer, where they differ.
         epochs, steps: epochs, and steps in each.
-        batch_size: images a step; the method's own where None.
+        batch_size: images a step; the method's own where 0.
         warmup_epochs: epochs that train the generator only and observe activation ranges; where
-            None 4 as in the papers, but a quarter of a run of fewer than 16 epochs.
+            0, 4 as in the papers, but a quarter of a run of fewer than 16 epochs.
         generator_lr, student_lr: learning rates (Adam; SGD with Nesterov momentum).
         milestones: epochs at which both rates fall to a tenth.
         temperature: of the logit loss.
@@ -111,13 +110,13 @@ class Settings:
     last_bits: int | None = None
     epochs: int = 400
     steps: int = 200
-    batch_size: int | None = None
-    warmup_epochs: int | None = None
+    batch_size: int = 0
+    warmup_epochs: int = 0
     generator_lr: float = 1e-3
     student_lr: float = 1e-4
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    milestones: tuple[int, ...] = field(default=(100, 200, 300))
+    milestones: tuple[int, ...] = (100, 200, 300)
     temperature: float = 20.0
     variant: str = "paper"
     alpha: float = 0.5
@@ -132,12 +131,12 @@ class Settings:
         """Fill in what depends on the method, and refuse what cannot be right."""
         method = get_method(self.method)
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.batch_size is None:
+        if self.batch_size == 0:
             object.__setattr__(self, "batch_size", method.batch_size)
-        if self.warmup_epochs is None:
+        if self.warmup_epochs == 0:
             object.__setattr__(self, "warmup_epochs", max(1, min(4, self.epochs // 4)))
         if method.student_terms is None:  # post-training: the warm-up is all there is
-            object.__setattr__(self, "epochs", min(self.epochs, self.warmup_epochs or 1))
+            object.__setattr__(self, "epochs", min(self.epochs, self.warmup_epochs))
         self._check()
 
     def _check(self) -> None:

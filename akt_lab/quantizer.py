@@ -246,7 +246,9 @@ def freeze_ranges(student: nn.Module) -> None:
     for name, module in student.named_modules():
         if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
             if not module.updates:
-                raise AktError(f"{name} has observed no batch: run images through the student first")
+                raise AktError(
+                    f"{name} has observed no batch: run images through the student first"
+                )
             module.observing = False
 
 
@@ -294,7 +296,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
         ) from error
     for module in graph.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     for node in graph.graph.nodes:
         if node.op in ("call_function", "call_method"):
             node.target = OUT_OF_PLACE.get(node.target, node.target)
@@ -341,7 +343,9 @@ def quantize_model(
     by_layer = _resolve(weight_bits, {name: (name,) for name in weighted}, "layer")
     for name, bits in ((weighted[0], first_bits), (weighted[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
-    by_use = _resolve(act_bits, {n.name: (n.name, str(n.target)) for n in activations}, "activation")
+    by_use = _resolve(
+        act_bits, {n.name: (n.name, str(n.target)) for n in activations}, "activation"
+    )
     for name in weighted:
         layer = student.get_submodule(name)
         layer.__class__ = QUANTIZED[type(layer)]  # our own copy: weights and names stay
@@ -392,7 +396,9 @@ def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> di
     for place, aliases in places.items():
         key = next((name for name in (*aliases, "*") if name in bits), None)
         if key is None:
-            raise UsageError(f"no bits given for {kind} {place!r}: name it, or give '*' for the rest")
+            raise UsageError(
+                f"no bits given for {kind} {place!r}: name it, or give '*' for the rest"
+            )
         found[place] = check_bits(bits[key])
     return found
 

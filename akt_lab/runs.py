@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(str(path), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             return tensors, json.loads((file.metadata() or {}).get("state", "{}"))
     except FileNotFoundError as error:
         raise AktError(f"no file {path}") from error
@@ -137,7 +137,11 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """One row a step; columns that a step did not have are NaN."""
-        return pd.read_json(self / HISTORY, lines=True) if (self / HISTORY).exists() else pd.DataFrame()
+        return (
+            pd.read_json(self / HISTORY, lines=True)
+            if (self / HISTORY).exists()
+            else pd.DataFrame()
+        )
 
     def append_history(self, rows: list[dict[str, float]]) -> None:
         """Add rows to the history."""
@@ -152,6 +156,41 @@ class Run:
         if (self / HISTORY).exists():
             lines = (self / HISTORY).read_bytes().splitlines(keepends=True)
             write_whole(self / HISTORY, b"".join(lines[:rows]))
+
+
+def table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: what it was, and how accurate its student is, in percent.
+
+    `accuracy` is the last epoch's; where a run diverged, that of the last evaluation before.
+    `best` was chosen on the evaluation images.
+    """
+    return pd.DataFrame([_row(run.record) for run in runs])
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    settings, accuracy = record["settings"], record.get("accuracy", {})
+    akt = "akt" in settings["method"]
+    return {
+        "method": settings["method"],
+        "variant": settings["variant"] if akt else "",
+        "bits": settings["weight_bits"],
+        "act_bits": settings["act_bits"],
+        "seed": settings["seed"],
+        "accuracy": accuracy.get("last", float("nan")),
+        "teacher": record.get("teacher_accuracy", float("nan")),
+        "difference": accuracy.get("last", float("nan"))
+        - record.get("teacher_accuracy", float("nan")),
+        "label_free": accuracy.get("label_free", float("nan")),
+        "best": accuracy.get("best", float("nan")),
+        "lambda": record.get("lam"),
+        "images": record.get("images"),
+        "bench": record["bench"]["teacher"] or record["bench"]["bench"],
+        "epochs": settings["epochs"],
+        "steps": settings["steps"],
+        "batch_size": settings["batch_size"],
+        "seconds": record.get("seconds"),
+        "status": record.get("status", "new"),
+    }
 
 
 def provenance() -> dict[str, Any]:

@@ -1,21 +1,21 @@
 """One training step, the loop around it, evaluation, checkpoint and resume.
 
-    z, y   -> generator -> images
-    images -> teacher (frozen; its feature maps and batch-norm inputs are captured) -> t
-    images -> student (its feature maps are captured), once a step                  -> s
-    generator's loss -> gradient at the images -> generator's step
-    student's loss   -> student's step
+z, y   -> generator -> images
+images -> teacher (frozen; its feature maps and batch-norm inputs are captured) -> t
+images -> student (its feature maps are captured), once a step                  -> s
+generator's loss -> gradient at the images -> generator's step
+student's loss   -> student's step
 """
 
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -24,7 +24,7 @@ from akt_lab.errors import AktError
 from akt_lab.generator import Generator
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
 from akt_lab.methods import Method, Settings, get_method
-from akt_lab.quantizer import freeze_ranges, quantize_model, trace
+from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model, trace
 from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
 
 HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
@@ -55,7 +55,7 @@ class Training:
     @property
     def warming_up(self) -> bool:
         """Whether this epoch trains the generator only, and observes activation ranges."""
-        return self.epoch < (self.settings.warmup_epochs or 0)
+        return self.epoch < self.settings.warmup_epochs
 
 
 # ---- one step -----------------------------------------------------------------------------------
@@ -150,7 +150,13 @@ def _balance(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
 # ---- the loop -----------------------------------------------------------------------------------
 
 
-def train(bench: Any, settings: Settings, run: Run | None = None, progress: bool = True) -> Training:
+def train(
+    bench: Any,
+    settings: Settings,
+    run: Run | None = None,
+    progress: bool = True,
+    position: int = 0,
+) -> Training:
     """Train a student; leave record, history, checkpoints and student in `run`'s folder.
 
     Goes on from the folder's checkpoint where there is one, to the same bits.
@@ -160,6 +166,7 @@ def train(bench: Any, settings: Settings, run: Run | None = None, progress: bool
         settings: what to do.
         run: the run folder, or None to keep nothing.
         progress: whether to show a progress bar.
+        position: its line on the screen, where several runs share it.
 
     Raises:
         AktError: a loss that is not finite (which one, and where), a full disk, a teacher that
@@ -171,22 +178,32 @@ def train(bench: Any, settings: Settings, run: Run | None = None, progress: bool
         run.update_record(settings=asdict(settings), versions=provenance(), status="running")
     started, total_steps = time.perf_counter(), settings.epochs * settings.steps
     initial = training.epoch * settings.steps
-    with tqdm(total=total_steps, initial=initial, unit="step", disable=not progress) as bar:
+    bar = tqdm(
+        total=total_steps, initial=initial, unit="step", disable=not progress, position=position
+    )
+    with bar:
         bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
         try:
             while training.epoch < settings.epochs:
                 _run_epoch(training, bench, run, bar)
         except AktError as error:
-            if run and "no space" not in str(error):
-                run.update_record(status="failed", error=str(error))
+            if run:
+                _record_failure(training, run, error)
             raise
     if run:
-        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
         seconds = round(time.perf_counter() - started, 1)
-        run.update_record(
-            status="done", lam=training.lam, accuracy=summary(training), seconds=seconds
-        )
+        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
+        run.update_record(status="done", seconds=seconds, **_outcome(training))
     return training
+
+
+def _outcome(training: Training) -> dict[str, Any]:
+    return {"lam": training.lam, "accuracy": summary(training) if training.evaluations else {}}
+
+
+def _record_failure(training: Training, run: Run, error: AktError) -> None:
+    with suppress(AktError):  # a full disk has no room for this either
+        run.update_record(status="failed", error=str(error), **_outcome(training))
 
 
 def prepare(bench: Any, settings: Settings) -> Training:
@@ -231,7 +248,7 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
     _set_rates(training)
     try:
         for step in range(training.settings.steps):
-            z, y = training.generator.draw(training.settings.batch_size or 0, training.rng)
+            z, y = training.generator.draw(training.settings.batch_size, training.rng)
             terms = train_step(training, z, y)
             values = torch.stack(list(terms.values())).tolist()  # the step's one wait
             numbers = dict(zip(terms, values, strict=True))
@@ -387,6 +404,41 @@ def _resume(training: Training, run: Run) -> None:
         )
     if not training.warming_up:
         freeze_ranges(training.student)
+
+
+def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
+    """A run's student, and where it comes from: its end, or its last checkpoint.
+
+    Raises:
+        AktError: if the run has not reached its first checkpoint.
+    """
+    student = prepare(bench, Settings.from_dict(run.record["settings"])).student
+    if (run / STUDENT).exists():
+        tensors, _ = load_tensors(run / STUDENT)
+        source = "the end of the run"
+    else:
+        tensors, state = _checkpoint(run)
+        tensors, source = _under(tensors, "student."), f"the checkpoint of epoch {state['epoch']}"
+    student.load_state_dict(tensors)
+    for module in student.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.observing = False
+    return student.requires_grad_(False), source
+
+
+def load_generator(run: Run, bench: Any) -> Generator:
+    """A run's generator at its last checkpoint, in eval mode."""
+    generator = prepare(bench, Settings.from_dict(run.record["settings"])).generator
+    generator.load_state_dict(_under(_checkpoint(run)[0], "generator."))
+    return generator.eval().requires_grad_(False)
+
+
+def _checkpoint(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not (run / CHECKPOINT).exists():
+        raise AktError(
+            f"{run.folder} has no checkpoint yet: its first comes at the end of the first epoch"
+        )
+    return load_tensors(run / CHECKPOINT)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

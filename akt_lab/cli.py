@@ -1,0 +1,367 @@
+"""The command line: `akt-lab demo | quantize | evaluate | figures | doctor | lab`.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from akt_lab import __version__
+from akt_lab.errors import AktError, UsageError
+
+SETTING_OPTIONS: dict[str, dict[str, Any]] = {
+    "--method": {"help": "ptq, gdfq, gdfq+akt, adadfq or adadfq+akt (default: adadfq+akt)"},
+    "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
+    "--weight-bits": {"type": int, "help": "bits of weights, where they differ"},
+    "--act-bits": {"type": int, "help": "bits of activations, where they differ"},
+    "--first-bits": {"type": int, "help": "weight bits of the first layer, where they differ"},
+    "--last-bits": {"type": int, "help": "weight bits of the last layer, where they differ"},
+    "--epochs": {"type": int, "help": "epochs (default: the papers' 400)"},
+    "--steps": {"type": int, "help": "steps an epoch (default: the papers' 200)"},
+    "--batch-size": {"type": int, "help": "images a step (default: the method's: 16 or 200)"},
+    "--warmup-epochs": {"type": int, "help": "epochs of the generator alone (default: 4, or 1/4)"},
+    "--generator-lr": {"type": float, "help": "the generator's learning rate (default: 1e-3)"},
+    "--student-lr": {"type": float, "help": "the student's learning rate (default: 1e-4)"},
+    "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
+    "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
+    "--variant": {"help": "of AKT: paper (default), code or published"},
+    "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},
+    "--lam": {"type": float, "help": "weight of AKT's features (default: see the README)"},
+    "--ranges": {"help": "activation ranges: ema, ema_legacy, minmax, per_channel_dynamic"},
+    "--gradient": {"help": "straight-through gradient: identity or clipped"},
+    "--precision": {"help": "fp32 (default) or bf16"},
+    "--eval-every": {"type": int, "help": "epochs from one evaluation to the next (default: 1)"},
+    "--seed": {"type": int, "help": "random seed (default: 0)"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on standard error, never a traceback."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "lab":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return {
+            "demo": _demo,
+            "quantize": _quantize,
+            "evaluate": _evaluate,
+            "figures": _figures,
+            "doctor": _doctor,
+            "lab": lambda o: _lab(o, rest),
+        }[options.command](options)
+    except AktError as error:
+        print(f"akt-lab {options.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was saved is kept, and --resume goes on from it", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="akt-lab", description="See zero-shot quantization happen, and test its claims."
+    )
+    parser.add_argument("--version", action="version", version=f"akt-lab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="digits: teacher to students at 2, 3, 4 bits, in minutes"
+    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the runs")
+    demo.add_argument(
+        "--figures", type=Path, default=Path("figures"), help="folder for the figures"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="random seed")
+    demo.add_argument("--workers", type=int, help="runs side by side (default: one a core)")
+    demo.add_argument("--steps", type=int, default=50, help="steps an epoch")
+
+    quantize = commands.add_parser(
+        "quantize",
+        help="train one student without data",
+        argument_default=argparse.SUPPRESS,
+        description="Train a quantized student of a teacher, without data, into a run folder.",
+    )
+    _add_bench_options(quantize)
+    for name, how in SETTING_OPTIONS.items():
+        quantize.add_argument(name, **how)
+    quantize.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
+    quantize.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    quantize.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="accuracy of a run's student, and of its teacher",
+        argument_default=argparse.SUPPRESS,
+        description="Accuracy of a run's student and its teacher; of a teacher alone without RUN.",
+    )
+    evaluate.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run's folder")
+    _add_bench_options(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    figures = commands.add_parser("figures", help="draw figures again from runs, without training")
+    figures.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    figures.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of runs")
+    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures")
+
+    doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    doctor.add_argument("--json", action="store_true", help="print it as JSON")
+
+    lab = commands.add_parser("lab", help="open JupyterLab on notebooks/ (its options may follow)")
+    lab.add_argument("--folder", type=Path, help="another folder of notebooks")
+    return parser
+
+
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    bench = parser.add_argument_group("bench")
+    bench.add_argument("--bench", help="digits (default), cifar10 or cifar100")
+    bench.add_argument("--teacher", help="one's own network: module:function that returns it")
+    bench.add_argument("--weights", help="the teacher's weights, .safetensors")
+    bench.add_argument("--data", help="evaluation images: a folder for each class")
+    for name in ("--mean", "--std"):
+        bench.add_argument(
+            name, nargs="+", action="extend", type=_numbers, metavar="X",
+            help="of each channel, on the scale 0 to 1",
+        )  # fmt: skip
+    bench.add_argument("--image-size", type=int, help="resize and crop images to this many pixels")
+    bench.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    bench.add_argument("--threads", type=int, help="processor threads (default: one a core)")
+
+
+def _numbers(text: str) -> list[float]:
+    """`0.5` or `0.5,0.4,0.3`."""
+    return [float(part) for part in text.split(",") if part.strip()]
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from akt_lab import demo, gallery
+
+    table, runs = demo.run(options.out, options.seed, options.steps, options.workers)
+    demo.print_table(table)
+    options.figures.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.figures / "demo_table.csv", index=False)
+    pictures = gallery.draw([], runs, options.figures)
+    print(f"\ntable   {options.figures / 'demo_table.csv'}")
+    for picture in pictures:
+        print(f"figure  {picture}")
+    print(f"gallery {options.figures / 'README.md'}\nruns    {options.out}")
+    return 0
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from akt_lab.benches import BenchSpec, load_bench
+    from akt_lab.methods import Settings
+    from akt_lab.runs import STUDENT, Run
+    from akt_lab.sweep import Job, do
+    from akt_lab.training import evaluate
+
+    given, out = _given_settings(options), getattr(options, "out", None)
+    if getattr(options, "resume", False):
+        if out is None:
+            raise UsageError("--resume goes on with the run in --out: name it")
+        run = Run.open(out)
+        record = _same_as_recorded(run, given, _given_bench(options))
+        settings = Settings.from_dict(record["settings"])
+        spec = BenchSpec.from_dict(record["bench"])
+    else:
+        settings, spec = Settings(**given), BenchSpec(**_given_bench(options))
+        if out is not None and out.exists():
+            Run.create(out)  # says so now if it is in use
+    device = _device(options)
+    bench = load_bench(spec, device, progress=True)
+    if not getattr(options, "resume", False):
+        run = Run.create(out or _free_folder(settings, spec))
+    teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
+    if not (run / STUDENT).exists():
+        do(Job(settings, spec, run.folder), run, bench, teacher_accuracy, progress=True)
+    _report(_result(run), options)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from akt_lab.benches import BenchSpec, load_bench
+    from akt_lab.runs import Run
+    from akt_lab.training import evaluate, load_student
+
+    given, run = _given_bench(options), None
+    if hasattr(options, "run"):
+        run = Run.open(options.run)
+        given = {**run.record["bench"], **given}
+    bench = load_bench(BenchSpec.from_dict(given), _device(options), progress=True)
+    result: dict[str, Any] = {"bench": bench.name, "images": len(bench.images)}
+    if run is not None:
+        student, result["student"] = load_student(run, bench)
+        result["student_accuracy"] = evaluate(student, bench, progress=True)
+    result["teacher_accuracy"] = evaluate(bench.teacher, bench, progress=True)
+    _report(result, options)
+    return 0
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from akt_lab import gallery
+
+    for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out):
+        print(picture)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from akt_lab.benches import cache_folder
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    cache = cache_folder()
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    found = {
+        "akt-lab": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": installed("torchvision"),
+        "jupyterlab": installed("jupyterlab"),
+        "device": _device(options),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cache folder": str(cache),
+        "cache writable": os.access(nearest, os.W_OK),
+        "digits teacher": "ready"
+        if any(cache.glob("digits-teacher-*"))
+        else "trained on first use",
+        "disk free (GB)": round(shutil.disk_usage(nearest).free / 1e9, 1),
+    }
+    _report(found, options)
+    if not found["cache writable"]:
+        raise AktError(f"{cache} cannot be written: set AKT_LAB_CACHE to a folder that can")
+    return 0
+
+
+def _lab(options: argparse.Namespace, rest: list[str]) -> int:
+    import importlib.util
+    import subprocess
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise AktError("JupyterLab is not installed: pip install 'akt-lab[lab]'")
+    here = [Path("notebooks"), Path(__file__).parent.parent / "notebooks"]
+    folder = options.folder or next((f for f in here if f.is_dir()), None)
+    if folder is None or not folder.is_dir():
+        raise AktError("no notebooks/ folder here: run this in AKT Lab's folder, or name --folder")
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder), *rest])
+
+
+# ---- what commands share ------------------------------------------------------------------------
+
+
+def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were named on the command line."""
+    names = [name.removeprefix("--").replace("-", "_") for name in SETTING_OPTIONS]
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    if "bits" in given:
+        bits = given.pop("bits")
+        given = {"weight_bits": bits, "act_bits": bits, **given}
+    return given
+
+
+def _given_bench(options: argparse.Namespace) -> dict[str, Any]:
+    """The parts of the bench that were named on the command line; paths made absolute."""
+    names = ("bench", "teacher", "weights", "data", "mean", "std", "image_size")
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    if "bench" in given and "teacher" in given:
+        raise UsageError("--bench and --teacher exclude each other: a teacher makes its own bench")
+    if "teacher" in given:
+        given["bench"] = None
+    for name in {"weights", "data"} & given.keys():
+        given[name] = os.path.abspath(given[name])
+    for name in {"mean", "std"} & given.keys():
+        given[name] = tuple(number for part in given[name] for number in part)
+    return given
+
+
+def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]:
+    """The run's record, if what was named on the command line agrees with it."""
+    record = run.record
+    if "settings" not in record:
+        raise AktError(f"{run.folder} was never started: run it again without --resume")
+    for kind, given in (("settings", settings), ("bench", bench)):
+        for name, value in given.items():
+            recorded = record[kind].get(name)
+            if recorded != (list(value) if isinstance(value, tuple) else value):
+                raise UsageError(
+                    f"{run.folder} was made with {name} {recorded}, not {value}: "
+                    "drop that option, or choose another --out"
+                )
+    return record
+
+
+def _free_folder(settings: Any, spec: Any) -> Path:
+    """A folder in runs/ that is not there yet."""
+    bench = (spec.teacher or spec.bench).replace(":", ".")
+    name = f"{bench}-{settings.method}-{settings.weight_bits}w{settings.act_bits}a-{settings.seed}"
+    free = Path("runs") / name
+    count = 1
+    while free.exists():
+        count += 1
+        free = Path("runs") / f"{name}-{count}"
+    return free
+
+
+def _device(options: argparse.Namespace) -> str:
+    import torch
+
+    if hasattr(options, "threads"):
+        if options.threads < 1:
+            raise UsageError(f"--threads must be at least 1, not {options.threads}")
+        torch.set_num_threads(options.threads)
+    device = getattr(options, "device", "cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"--device takes cpu or cuda, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AktError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return device
+
+
+def _result(run: Any) -> dict[str, Any]:
+    record = run.record
+    accuracy = record["accuracy"]
+    return {
+        "run": str(run.folder),
+        "method": record["settings"]["method"],
+        "student_accuracy": accuracy["last"],
+        "label_free_accuracy": accuracy["label_free"],
+        "best_accuracy": accuracy["best"],
+        "teacher_accuracy": record["teacher_accuracy"],
+        "lambda": record["lam"],
+        "images": record["images"],
+        "seconds": record["seconds"],
+    }
+
+
+def _report(result: dict[str, Any], options: argparse.Namespace) -> None:
+    if getattr(options, "json", False):
+        print(json.dumps(result, indent=2))
+        return
+    width = max(map(len, result))
+    for name, value in result.items():
+        percent = name.endswith("accuracy") and value is not None
+        shown = f"{value:.2f}%" if percent else value
+        print(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

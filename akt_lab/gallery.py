@@ -1,0 +1,199 @@
+"""The figures of figures/: which runs each one reads, and the gallery page that shows them.
+
+A new figure is one function that takes runs and returns a `plots.Drawing`, and one entry in
+`FIGURES`.
+"""
+
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from akt_lab import plots
+from akt_lab.attention import channel_attention, spatial_attention
+from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.capture import capture_maps, residual_bodies
+from akt_lab.errors import AktError, unknown
+from akt_lab.quantizer import trace
+from akt_lab.runs import RECORD, Run, table
+from akt_lab.training import load_generator, load_student
+
+SHOWN_BITS = 3  # the bit-width whose student and images are drawn, where it is among the runs
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run folder under `folder`, sorted by name.
+
+    Raises:
+        AktError: if there is none.
+    """
+    runs = [Run(path.parent) for path in sorted(folder.glob(f"**/{RECORD}"))]
+    if not runs:
+        raise AktError(
+            f"no runs under {folder}: make some with `akt-lab demo`, or name another --runs"
+        )
+    return runs
+
+
+def draw(names: Sequence[str], runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draw figures by name (all where none is given) into `folder`, and its gallery page.
+
+    Returns:
+        The pictures' paths.
+
+    Raises:
+        UsageError: for a name that is no figure's.
+    """
+    for name in names:
+        if name not in FIGURES:
+            raise unknown("figure", name, FIGURES)
+    chosen = list(names) or list(FIGURES)
+    for name in chosen:
+        plots.save(FIGURES[name](runs), folder, name, f"akt-lab figures {name}")
+    write_page(folder)
+    return [folder / f"{name}.png" for name in chosen]
+
+
+def write_page(folder: Path) -> None:
+    """figures/README.md: each picture with its caption, its data and the command that makes it."""
+    parts = [
+        "# Figures\n\nEach is made by the command below it, from runs; nothing is drawn by hand. "
+        "`make figures` makes them all again."
+    ]
+    for name in FIGURES:
+        if (folder / f"{name}.json").exists():
+            about = json.loads((folder / f"{name}.json").read_text())
+            parts.append(
+                f"## {name.replace('_', ' ').capitalize()}\n\n"
+                f'<img src="{name}.png" alt="{html.escape(about["alt"])}" width="760">\n\n'
+                f"{about['caption']}\n\n"
+                f"`{about['command']}` · [data]({name}.csv) · [vector]({name}.svg)"
+            )
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+# ---- the figures --------------------------------------------------------------------------------
+
+
+def accuracy_by_bits(runs: Sequence[Run]) -> plots.Drawing:
+    """Accuracy against bit-width, one line a method."""
+    return plots.accuracy_by_bits(table(runs))
+
+
+def training_by_bits(runs: Sequence[Run]) -> plots.Drawing:
+    """Student loss above its floor, and gradient norm, through training."""
+    curves = [_curves(run) for run in runs]
+    history = pd.concat([curve for curve in curves if not curve.empty], ignore_index=True)
+    return plots.training_by_bits(history)
+
+
+def _curves(run: Run) -> pd.DataFrame:
+    """The student's steps of one run; the loss is counted from the least value it can take."""
+    history, settings = run.history(), run.record["settings"]
+    if "student/gradient_norm" not in history:
+        return pd.DataFrame()
+    steps = history.dropna(subset=["student/gradient_norm"])
+    terms = [c for c in steps if c.startswith("student/") and c != "student/gradient_norm"]
+    loss = steps[terms].sum(axis=1)
+    if "student/difference_entropy" in terms:  # its least value is -T^2 ln C, not 0
+        shared = "akt" in settings["method"] and settings["variant"] == "paper"
+        weight = 1 - settings["alpha"] if shared else 1.0
+        loss = loss + weight * settings["temperature"] ** 2 * math.log(run.record["classes"])
+    return pd.DataFrame(
+        {
+            "method": settings["method"],
+            "bits": settings["weight_bits"],
+            "seed": settings["seed"],
+            "step": range(1, len(steps) + 1),
+            "loss_above_floor": loss.to_numpy(),
+            "gradient_norm": steps["student/gradient_norm"].to_numpy(),
+        }
+    )
+
+
+def attention_side_by_side(runs: Sequence[Run]) -> plots.Drawing:
+    """Spatial and channel attention of teacher and student on real images."""
+    run = _shown(runs)
+    bench, settings = _bench_of(run), run.record["settings"]
+    student, _ = load_student(run, bench)
+    teacher = trace(bench.teacher)
+    layers = residual_bodies(teacher)
+    layer = layers[len(layers) // 2]
+    chosen = [
+        int((bench.labels == label).nonzero()[0]) for label in range(min(4, bench.num_classes))
+    ]
+    inputs = bench.normalise(bench.images[chosen])
+    with torch.inference_mode():
+        maps = []
+        for network in (teacher, student):
+            with capture_maps(network, [layer]) as captured:
+                network(inputs)
+            maps.append(captured[layer])
+    size = maps[0].shape[-2:]
+    return plots.attention_side_by_side(
+        _showable(bench.pixels(inputs)),
+        [spatial_attention(m).view(-1, *size).numpy() for m in maps],
+        [channel_attention(m).numpy() for m in maps],
+        [bench.classes[int(bench.labels[i])] for i in chosen],
+        f"Layer {layer} of {bench.name}, {settings['method']} student at "
+        f"{settings['weight_bits']} bits, after training",
+    )
+
+
+def synthetic_images(runs: Sequence[Run]) -> plots.Drawing:
+    """Images of every class from a run's generator."""
+    run, columns = _shown(runs), 10
+    bench, settings = _bench_of(run), run.record["settings"]
+    generator = load_generator(run, bench)
+    classes = min(10, bench.num_classes)
+    y = torch.arange(classes).repeat_interleave(columns)
+    z, _ = generator.draw(len(y), torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        images = generator(z, y)
+        probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
+    pixels = _showable(bench.pixels(images))
+    return plots.images_by_class(
+        pixels.reshape(classes, columns, *pixels.shape[1:]),
+        bench.classes[:classes],
+        probability.view(classes, columns).numpy(),
+        title=f"Synthetic images for {bench.name}: {settings['method']}, "
+        f"{settings['weight_bits']} bits",
+    )
+
+
+FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
+    "accuracy_by_bits": accuracy_by_bits,
+    "training_by_bits": training_by_bits,
+    "attention_side_by_side": attention_side_by_side,
+    "synthetic_images": synthetic_images,
+}
+
+
+def _shown(runs: Sequence[Run]) -> Run:
+    """The run whose student and images are drawn: AKT's at 3 bits, or the nearest to it."""
+
+    def rank(run: Run) -> tuple[bool, bool, int]:
+        record = run.record
+        settings = record["settings"]
+        unfinished = record.get("status") != "done"
+        return (
+            unfinished,
+            "akt" not in settings["method"],
+            abs(settings["weight_bits"] - SHOWN_BITS),
+        )
+
+    return min(runs, key=rank)
+
+
+def _bench_of(run: Run) -> Bench:
+    return load_bench(BenchSpec.from_dict(run.record["bench"]), progress=False)
+
+
+def _showable(pixels: torch.Tensor) -> np.ndarray:
+    """(N, C, S, S) -> (N, S, S) in grey, (N, S, S, 3) in colour, for imshow."""
+    return (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()

@@ -1,0 +1,328 @@
+"""Figures from arrays and tables; no network runs here.
+
+One style for all: colour-blind-safe colours with a marker or dash beside each, axes with units,
+labels at the lines. A figure cannot be saved without the text that stands in for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from akt_lab.errors import AktError
+
+_COLOURS = sns.color_palette("colorblind")
+METHOD_STYLE: Mapping[str, dict[str, Any]] = {
+    "ptq": {"color": _COLOURS[7], "marker": "s", "linestyle": ":"},
+    "gdfq": {"color": _COLOURS[2], "marker": "^", "linestyle": "--"},
+    "gdfq+akt": {"color": _COLOURS[4], "marker": "v", "linestyle": "-"},
+    "adadfq": {"color": _COLOURS[0], "marker": "o", "linestyle": "--"},
+    "adadfq+akt": {"color": _COLOURS[1], "marker": "D", "linestyle": "-"},
+}
+BITS_STYLE = {2: (_COLOURS[3], ":"), 3: (_COLOURS[1], "--"), 4: (_COLOURS[0], "-")}
+STYLE: Any = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "akt-lab",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with all that is published beside it."""
+
+    figure: Figure
+    data: pd.DataFrame
+    alt: str
+    caption: str
+
+
+def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
+    """Write NAME.png, NAME.svg, NAME.csv and NAME.json (alt text, caption, command).
+
+    Raises:
+        AktError: if the drawing has no alt text or no caption.
+    """
+    if not drawing.alt.strip() or not drawing.caption.strip():
+        raise AktError(f"figure {name!r} needs alt text and a caption before it is saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawing.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    drawing.figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawing.figure)
+    drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    about = {"alt": drawing.alt, "caption": drawing.caption, "command": command}
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def proportion_interval(percent: float, images: int) -> tuple[float, float]:
+    """95% Wilson interval, in percent, of an accuracy measured on that many images."""
+    z, p = 1.96, percent / 100
+    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    return float(100 * (centre - half)), float(100 * (centre + half))
+
+
+def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
+    """Accuracy against bit-width, one line a method.
+
+    Args:
+        table: `runs.table`'s columns method, bits, accuracy, teacher, images, epochs, status.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 4.0))
+        teacher, images = table["teacher"].iloc[0], int(table["images"].iloc[0])
+        axes.axhline(teacher, color="0.3", linewidth=1)
+        axes.annotate(
+            f"teacher, full precision: {teacher:.1f}%",
+            (0.02, teacher),
+            (0, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color="0.3",
+            fontsize=9,
+        )
+        offsets = np.linspace(-0.04, 0.04, table["method"].nunique())
+        for offset, (method, rows) in zip(
+            offsets, table.groupby("method", sort=False), strict=True
+        ):
+            rows = rows.dropna(subset="accuracy").sort_values("bits")
+            if rows.empty:
+                continue
+            low, high = zip(
+                *(proportion_interval(a, images) for a in rows["accuracy"]), strict=True
+            )
+            errors = [rows["accuracy"] - low, high - rows["accuracy"]]
+            style = METHOD_STYLE.get(str(method), {})
+            axes.errorbar(
+                rows["bits"] + offset, rows["accuracy"], errors, capsize=3, label=method, **style
+            )
+        axes.set(
+            xlabel="bits of weights and activations", ylabel="top-1 accuracy (%)", ylim=(0, 108)
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower right", frameon=False)
+    best = table.loc[table["accuracy"].idxmax()]
+    listed = "; ".join(
+        f"{m}: "
+        + ", ".join(
+            f"{r.accuracy:.1f}% at {r.bits} bits"
+            for r in rows.itertuples()
+            if r.accuracy == r.accuracy
+        )
+        for m, rows in table.groupby("method", sort=False)
+    )
+    return Drawing(
+        figure,
+        table,
+        alt=f"Line chart of accuracy against bits. Teacher {teacher:.1f}%. {listed}.",
+        caption=(
+            f"Top-1 accuracy after the last epoch on {images} test images of `{best.bench}`, "
+            f"{_seeds(table)}. Bars: 95% Wilson interval for that many images; they say nothing "
+            "about other seeds."
+        ),
+    )
+
+
+def training_by_bits(history: pd.DataFrame) -> Drawing:
+    """Student loss and gradient norm through training, one column a method, one line a bit-width.
+
+    Args:
+        history: columns method, bits, step (of the student), loss_above_floor, gradient_norm.
+    """
+    rows_shown = (
+        ("loss_above_floor", "student loss\nabove its floor (nats × T²)"),
+        ("gradient_norm", "norm of the student's\nweight gradient"),
+    )
+    methods = list(dict.fromkeys(history["method"]))
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            2,
+            len(methods),
+            figsize=(3.6 * len(methods), 5.4),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+        )
+        for column, method in enumerate(methods):
+            for axes, (quantity, label) in zip(grid[:, column], rows_shown, strict=True):
+                _lines_by_bits(axes, history[history["method"] == method], quantity)
+                axes.set(yscale="log", ylabel=label if column == 0 else "")
+            grid[0, column].set_title(method)
+            grid[1, column].set_xlabel("student step")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.tight_layout(rect=(0, 0.05, 1, 1))
+    medians = history.groupby(["method", "bits"], sort=False)["gradient_norm"].median()
+    listed = "; ".join(f"{m} at {b} bits {v:.3g}" for (m, b), v in medians.items())
+    return Drawing(
+        figure,
+        history,
+        alt=f"Loss and gradient-norm curves by bits. Median gradient norm: {listed}.",
+        caption=(
+            "The student's loss above the least value that it can take, and the norm of its weight "
+            "gradient, at every training step (faint) and their running median over 15 steps. The "
+            "two methods' losses are weighted differently, so compare bit-widths within a column; "
+            f"{_seeds(history)}."
+        ),
+    )
+
+
+def _lines_by_bits(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
+    for bits, rows in history.groupby("bits"):
+        colour, dash = BITS_STYLE.get(int(str(bits)), ("0.4", "-"))
+        axes.plot(rows["step"], rows[quantity], color=colour, alpha=0.2, linewidth=0.6)
+        smooth = rows[quantity].rolling(15, min_periods=1, center=True).median()
+        axes.plot(rows["step"], smooth, color=colour, linestyle=dash, label=f"{bits} bits")
+
+
+def attention_side_by_side(
+    images: np.ndarray,
+    spatial: Sequence[np.ndarray],
+    channel: Sequence[np.ndarray],
+    labels: Sequence[str],
+    title: str,
+) -> Drawing:
+    """Where teacher and student look in one layer: a row an image.
+
+    Args:
+        images: (N, S, S) or (N, S, S, 3), values 0 to 1.
+        spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
+        channel: teacher's and student's channel attention, (N, C) each, sums to 1.
+        labels: the classes' names.
+        title: which layer of which run.
+    """
+    (teacher_spatial, student_spatial), (teacher_channel, student_channel) = spatial, channel
+    count, channels = teacher_channel.shape
+    top = max(teacher_spatial.max(), student_spatial.max())
+    difference = student_spatial - teacher_spatial
+    reach = np.abs(difference).max()
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, grid = plt.subplots(
+            count, 5, figsize=(10.4, 1.9 * count), squeeze=False, width_ratios=(1, 1, 1, 1, 2.1),
+            layout="constrained",
+        )  # fmt: skip
+        for row, axes in enumerate(grid):
+            axes[0].imshow(images[row], cmap="gray", vmin=0, vmax=1)
+            axes[0].set_ylabel(f"class {labels[row]}")
+            seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
+            axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
+            signed = axes[3].imshow(difference[row], cmap="RdBu_r", vmin=-reach, vmax=reach)
+            _paired_bars(axes[4], teacher_channel[row], student_channel[row], last=row == count - 1)
+            for panel in axes[:4]:
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set_visible(False)
+        headings = ("image", "teacher", "student", "student − teacher", "channel attention")
+        for panel, heading in zip(grid[0], headings, strict=True):
+            panel.set_title(heading)
+        grid[0, 4].legend(loc="upper right", frameon=False, fontsize=8)
+        figure.colorbar(
+            seen,
+            ax=grid[:, 1:3],
+            shrink=0.6,
+            location="bottom",
+            label="spatial attention (unit length)",
+        )
+        figure.colorbar(signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference")
+        figure.suptitle(title, fontsize=11)
+    data = pd.DataFrame(
+        [
+            {"image": i, "class": labels[i], "channel": c,
+             "teacher": teacher_channel[i, c], "student": student_channel[i, c]}
+            for i in range(count) for c in range(channels)
+        ]
+    )  # fmt: skip
+    disagreement = np.abs(difference).mean(axis=(1, 2))
+    worst = labels[int(disagreement.argmax())]
+    return Drawing(
+        figure,
+        data,
+        alt=(
+            f"{title}. For {count} images of classes {', '.join(labels)}: teacher's and student's "
+            f"spatial attention, their difference and channel attention. Largest difference at one "
+            f"place {reach:.2f}; they differ most, on average, on class {worst}."
+        ),
+        caption=(
+            f"{title}. Spatial attention of teacher and student on one scale, the signed "
+            "difference (red: the student looks there more), channel attention. Real test images. "
+            "CSV: channel attention."
+        ),
+    )
+
+
+def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
+    places = np.arange(len(teacher))
+    axes.bar(places - 0.2, teacher, 0.4, color=_COLOURS[0], label="teacher")
+    axes.bar(
+        places + 0.2, student, 0.4, color=_COLOURS[1], label="student", hatch="//", edgecolor="w"
+    )
+    axes.set_ylabel("weight", fontsize=8)
+    axes.tick_params(labelsize=8)
+    if last:
+        axes.set_xlabel("channel", fontsize=9)
+
+
+def images_by_class(
+    images: np.ndarray, classes: Sequence[str], confidence: np.ndarray, title: str
+) -> Drawing:
+    """Synthetic images, a row a class.
+
+    Args:
+        images: (classes, columns, S, S) or (..., 3), values 0 to 1.
+        classes: the rows' names.
+        confidence: the teacher's probability of the row's class for each image.
+        title: which generator.
+    """
+    rows, columns = images.shape[:2]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        grid: Any
+        figure, grid = plt.subplots(rows, columns, figsize=(0.72 * columns + 1, 0.72 * rows + 0.5))
+        for row in range(rows):
+            for column in range(columns):
+                axes = grid[row, column]
+                axes.imshow(images[row, column], cmap="gray", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            mean = confidence[row].mean()
+            grid[row, 0].set_ylabel(
+                f"{classes[row]}  ({mean:.0%})", rotation=0, ha="right", va="center", fontsize=9
+            )
+        figure.suptitle(title, fontsize=11)
+        figure.subplots_adjust(wspace=0.06, hspace=0.06, top=0.93)
+    data = pd.DataFrame(
+        [
+            {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
+            for r in range(rows) for c in range(columns)
+        ]
+    )  # fmt: skip
+    return Drawing(
+        figure,
+        data,
+        alt=(
+            f"Grid of synthetic images, {columns} for each of {rows} classes. The teacher gives "
+            f"them their class with probability {confidence.mean():.0%} on average."
+        ),
+        caption=(
+            f"{title}. A row a class; in brackets the teacher's mean probability of that class. "
+            "No real image was used to make them."
+        ),
+    )
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    seeds = table["seed"].nunique()
+    return "one seed" if seeds == 1 else f"{seeds} seeds"

@@ -1,0 +1,74 @@
+"""How the demo's student rate was chosen: on synthetic images, without a label or a test image.
+
+    python benchmarks/rates.py --out results/rates.csv
+
+For each method, bit-width and rate one short run on `digits`; the score is the student's KL from
+the teacher on 256 synthetic images set aside at the end of the warm-up. They are the same images
+for every rate, because the student has not been trained by then.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import pandas as pd
+
+from akt_lab.benches import BenchSpec
+from akt_lab.methods import Settings
+from akt_lab.runs import Run
+from akt_lab.sweep import Job, run_grid
+
+METHODS = (
+    ("gdfq", "paper"),
+    ("adadfq", "paper"),
+    ("gdfq+akt", "paper"),
+    ("gdfq+akt", "code"),
+    ("adadfq+akt", "paper"),
+    ("adadfq+akt", "code"),
+)
+
+
+def job(folder: Path, method: str, variant: str, bits: int, rate: float) -> Job:
+    """One run of the grid."""
+    settings = Settings(
+        method=method,
+        variant=variant,
+        weight_bits=bits,
+        act_bits=bits,
+        student_lr=rate,
+        batch_size=32,
+        epochs=8,
+        steps=50,
+        warmup_epochs=2,
+    )
+    return Job(settings, BenchSpec(), folder / f"{method}-{variant}-{bits}-{rate:g}")
+
+
+def row(run: Run) -> dict[str, object]:
+    """What the choice may look at: no accuracy."""
+    record, history = run.record, run.history()
+    settings = record["settings"]
+    scores = history.get("synthetic_kl", pd.Series(dtype=float)).dropna()
+    return {
+        "method": settings["method"],
+        "variant": settings["variant"] if "akt" in settings["method"] else "",
+        "bits": settings["weight_bits"],
+        "student_lr": settings["student_lr"],
+        "synthetic_kl": scores.iloc[-1] if record["status"] == "done" else float("inf"),
+        "status": record["status"],
+        "lambda": record.get("lam"),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/rates.csv"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/rates"))
+    parser.add_argument("--bits", type=int, nargs="+", default=[3, 2, 4])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3])
+    chosen = parser.parse_args()
+    grid = itertools.product(chosen.bits, METHODS, chosen.rates)
+    jobs = [job(chosen.runs, *method, bits, rate) for bits, method, rate in grid]
+    table = pd.DataFrame([row(run) for run in run_grid(jobs)])
+    table.to_csv(chosen.out, index=False)
+    print(table.to_string(index=False))
