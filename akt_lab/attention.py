@@ -100,8 +100,8 @@ def refined_feature_distillation(
 
 
 def _energies(x: Tensor) -> tuple[Tensor, Tensor]:
-    squares = x.square()
-    return squares.mean(dim=1).flatten(1), squares.mean(dim=(2, 3))  # (B, H*W), (B, C)
+    squares = x.flatten(2).transpose(1, 2).square()  # (B, H*W, C): channels last, as x is stored
+    return squares.mean(dim=2), squares.mean(dim=1)  # (B, H*W), (B, C)
 
 
 def _attention_logits(x: Tensor, variant: str) -> tuple[Tensor, Tensor]:

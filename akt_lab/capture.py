@@ -57,6 +57,28 @@ def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str
             )
 
 
+class _ChannelStatistics(torch.autograd.Function):
+    """Mean and biased variance of each channel; its gradient is one pass, in x's memory format.
+
+    Left to autograd it is five passes, and out of the channels-last format: half of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)  # a tenth of var_mean
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, mean_grad: Tensor, variance_grad: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        slope = 2 * variance_grad / count
+        offset = mean_grad / count - slope * mean
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        return torch.addcmul(offset.view(shape), slope.view(shape), x)  # (g_m + 2 g_v (x - m)) / n
+
+
 @contextmanager
 def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
     """Statistics of every batch norm's input, filled in by the forward pass inside the block.
@@ -67,8 +89,7 @@ def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor,
     statistics: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def keep(module: nn.Module, args: tuple[Tensor]) -> None:
-        axes = [axis for axis in range(args[0].ndim) if axis != 1]
-        variance, mean = torch.var_mean(args[0], dim=axes, correction=0)
+        mean, variance = _ChannelStatistics.apply(args[0])
         statistics.append((mean, variance, module.running_mean, module.running_var))  # type: ignore
 
     norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]

@@ -61,10 +61,10 @@ class Generator(nn.Module):
             nn.BatchNorm2d(128),
             UpsampledConv2d(128, 128, 3, padding=1),
             nn.BatchNorm2d(128, eps=0.8),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             UpsampledConv2d(128, 64, 3, padding=1),
             nn.BatchNorm2d(64, eps=0.8),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(64, channels, 3, padding=1),
             nn.Tanh(),
             nn.BatchNorm2d(channels, affine=False),
@@ -73,7 +73,8 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Noise (B, latent) and classes (B,) -> images (B, channels, S, S)."""
         h = self.linear(self.embedding(y) * z)  # (B, 128 S/4 S/4)
-        return self.body(h.view(-1, 128, self.start, self.start))
+        maps = h.view(-1, 128, self.start, self.start)
+        return self.body(maps.contiguous(memory_format=torch.channels_last))
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Standard normal noise (count, latent) and uniform classes (count,), on our device.

@@ -23,8 +23,15 @@ from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
 from akt_lab.errors import AktError
 from akt_lab.generator import Generator
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
+from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Method, Settings, get_method
-from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model, trace
+from akt_lab.quantizer import (
+    ActivationQuantizer,
+    freeze_ranges,
+    quantize_model,
+    speed_up,
+    trace,
+)
 from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
 
 HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
@@ -172,6 +179,7 @@ def train(
         AktError: a loss that is not finite (which one, and where), a full disk, a teacher that
             cannot be quantized.
     """
+    keep_freed_memory()
     training = prepare(bench, settings)
     if run:
         _resume(training, run)
@@ -218,6 +226,9 @@ def prepare(bench: Any, settings: Settings) -> Training:
         ranges=settings.ranges,
         gradient=settings.gradient,
     ).requires_grad_()
+    layers = residual_bodies(teacher) if settings.uses_features else []
+    for network in (teacher, student):
+        speed_up(network, keep=layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         generator = Generator(bench.num_classes, bench.image_size, bench.channels)
@@ -228,7 +239,7 @@ def prepare(bench: Any, settings: Settings) -> Training:
         teacher,
         student,
         generator,
-        residual_bodies(teacher) if settings.uses_features else [],
+        layers,
         torch.optim.Adam(generator.parameters(), settings.generator_lr, betas=(0.5, 0.999)),
         torch.optim.SGD(
             student.parameters(),

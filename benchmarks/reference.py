@@ -84,6 +84,7 @@ class PlainGenerator(nn.Module):
     """The family's generator as it is usually written."""
 
     def __init__(self, classes: int, size: int, channels: int):
+        """The same sizes as ours."""
         super().__init__()
         self.size = size // 4
         self.embedding = nn.Embedding(classes, 100)
@@ -102,6 +103,7 @@ class PlainGenerator(nn.Module):
         )
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Noise and classes -> images."""
         x = self.linear(self.embedding(y) * z).view(-1, 128, self.size, self.size)
         x = self.middle(F.interpolate(self.first(x), scale_factor=2))
         return self.last(F.interpolate(x, scale_factor=2))
@@ -189,7 +191,7 @@ class Reference:
         self.student_optimizer.zero_grad()
         sum(student_terms.values()).backward()
         self.student_optimizer.step()
-        return {name: float(term) for name, term in {**terms, **student_terms}.items()}
+        return {name: term.item() for name, term in {**terms, **student_terms}.items()}
 
     @staticmethod
     def _spatial(x: Tensor) -> Tensor:
@@ -201,4 +203,5 @@ class Reference:
 
     @staticmethod
     def _divergence(a: Tensor, b: Tensor) -> Tensor:
+        a, b = a.double(), b.double()  # in float32 this sum's fourth digit is noise
         return F.kl_div((b / 8).log_softmax(1), (a / 8).softmax(1), reduction="sum")

@@ -1,0 +1,32 @@
+# Everything sets itself up in .venv from a bare Python 3.11+; PYTHON=python3.12 chooses another.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lab lint figures clean
+
+demo: .venv/ready
+	$(BIN)/akt-lab demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lab: .venv/ready
+	$(BIN)/akt-lab lab
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+figures: .venv/ready
+	$(BIN)/akt-lab figures
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "AKT Lab needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar on -e '.[lab,dev]'
+	touch $@

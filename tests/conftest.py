@@ -1,0 +1,75 @@
+"""What the tests share: no network, one digits teacher, small networks with known answers."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Every connection but one to this machine is an error."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test opened a connection to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache folder of the tests' own, so that the digits teacher is really trained once."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["AKT_LAB_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(cache):
+    """The digits bench."""
+    from akt_lab.benches import BenchSpec, load_bench
+
+    return load_bench(BenchSpec(), progress=False)
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """CIFAR-10's test photographs with a ResNet-20 teacher, where they lie beside the checkout."""
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip("no photographs beside the checkout")
+    return PHOTOGRAPHS
+
+
+class FunctionalNet(nn.Module):
+    """Blocks that call F.relu, one ReLU module used twice, a ReLU6 and a depthwise convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.relu, self.relu6 = nn.ReLU(inplace=True), nn.ReLU6()
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.first(x)))
+        y = self.relu(self.depthwise(x))
+        y = self.relu(self.grouped(y)) + x
+        y = self.relu6(y).relu()
+        return self.last(y.mean((2, 3)))
+
+
+@pytest.fixture
+def functional_net():
+    torch.manual_seed(0)
+    return FunctionalNet().eval()

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.errors import AktError, UsageError
+from akt_lab.quantizer import trace
+
+
+def hooks(network):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
+
+
+def test_maps_by_name_in_the_order_asked_for():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1))
+    x = torch.randn(2, 1, 4, 4)
+    with capture_maps(net, ["2", "0"]) as maps:
+        y = net(x)
+    assert list(maps) == ["2", "0"]
+    assert torch.equal(maps["2"], y)
+    assert torch.equal(maps["0"], net[0](x))
+    assert hooks(net) == 0
+
+
+def test_no_hook_is_left_after_an_exception():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    for capture in (capture_maps(net, ["0"]), capture_bn_inputs(net)):
+        with pytest.raises(RuntimeError, match="mine"), capture:
+            raise RuntimeError("mine")
+        assert hooks(net) == 0
+
+
+def test_mistakes_are_told():
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), shared, shared, nn.Identity())
+    x = torch.randn(1, 1, 2, 2)
+    with pytest.raises(UsageError, match="unknown layer 'conv'"), capture_maps(net, ["conv"]):
+        pass
+    with pytest.raises(AktError, match="did not run"), capture_maps(net, ["0"]):
+        pass
+    with pytest.raises(AktError, match="ran twice"), capture_maps(net, ["1"]):
+        net(x)
+    in_place = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
+    with pytest.raises(AktError, match="changed in place"), capture_maps(in_place, ["0"]):
+        in_place(x)
+
+
+def test_batch_norm_statistics_and_their_gradient():
+    norm = nn.BatchNorm2d(3).eval().double()
+    norm.running_mean.copy_(torch.tensor([1.0, 2, 3]))
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    with capture_bn_inputs(norm) as statistics:
+        norm(x)
+    ((mean, variance, running_mean, running_var),) = statistics
+    assert torch.allclose(mean, x.mean((0, 2, 3)))
+    assert torch.allclose(variance, x.var((0, 2, 3), correction=0))  # biased
+    assert running_mean is norm.running_mean
+    assert running_var is norm.running_var
+    (gradient,) = torch.autograd.grad((mean.sin() + variance.exp()).sum(), x)
+    plain = x.mean((0, 2, 3)).sin() + x.var((0, 2, 3), correction=0).exp()
+    assert torch.allclose(gradient, torch.autograd.grad(plain.sum(), x)[0])
+
+
+def test_bodies(functional_net):
+    units = residual_bodies(trace(functional_net))
+    assert units == ["relu"]  # the end of its only unit's body
+    plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    assert residual_bodies(trace(plain)) == ["1", "3"]
+    with pytest.raises(AktError, match="no convolution"):
+        residual_bodies(trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))))

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from akt_lab import losses
+from akt_lab.attention import refined_feature_distillation
+from akt_lab.errors import AktError, UsageError
+
+RNG = torch.Generator().manual_seed(0)
+S = 3 * torch.randn(6, 5, generator=RNG, dtype=torch.float64)
+T = 3 * torch.randn(6, 5, generator=RNG, dtype=torch.float64)
+Y = torch.tensor([0, 1, 2, 3, 4, 0])
+STATISTICS = [
+    tuple(torch.rand(c, generator=RNG, dtype=torch.float64) for _ in range(4)) for c in (3, 7)
+]
+
+
+def cross_entropy(logits, y):
+    return float(np.mean([-np.log(softmax(row)[c]) for row, c in zip(logits, y, strict=True)]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_kd_against_scipy(temperature):
+    p, q = (softmax(v.numpy() / temperature, axis=1) for v in (T, S))
+    expected = temperature**2 * np.mean([entropy(a, b) for a, b in zip(p, q, strict=True)])
+    assert losses.kd_loss(S, T, temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_difference_entropy_against_scipy(temperature):
+    p = softmax((T - S).numpy() / temperature, axis=1)
+    expected = -(temperature**2) * np.mean([entropy(row) for row in p])
+    assert losses.difference_entropy(S, T, temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_logits():
+    s = T.clone().requires_grad_()
+    kd = losses.kd_loss(s, T)
+    assert abs(kd.item()) < 1e-12
+    assert torch.autograd.grad(kd, s)[0].abs().max() < 1e-12
+    entropy_loss = losses.difference_entropy(s, T)
+    assert entropy_loss.item() == pytest.approx(-400 * math.log(5))
+    assert torch.autograd.grad(entropy_loss, s)[0].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("loss", [losses.kd_loss, losses.difference_entropy])
+def test_gradcheck(loss):
+    assert torch.autograd.gradcheck(lambda s: loss(s, T), S.clone().requires_grad_())
+
+
+def test_bns_by_hand():
+    expected = np.mean(
+        [
+            np.mean((mu - m).numpy() ** 2) + np.mean((var - v).numpy() ** 2)
+            for mu, var, m, v in STATISTICS
+        ]
+    )
+    assert losses.bns_loss(STATISTICS).item() == pytest.approx(expected)
+    same = [(m, v, m, v) for _, _, m, v in STATISTICS]
+    assert losses.bns_loss(same).item() == 0
+    with pytest.raises(AktError, match="no batch norm"):
+        losses.bns_loss([])
+
+
+def test_gdfq_terms():
+    student = losses.gdfq_student_terms(S, T, Y)
+    assert student["ce"].item() == pytest.approx(cross_entropy(S.numpy(), Y))
+    assert student["kd"].item() == pytest.approx(losses.kd_loss(S, T, 20).item())
+    generator = losses.gdfq_generator_terms(T, None, Y, STATISTICS)
+    assert generator["ce"].item() == pytest.approx(cross_entropy(T.numpy(), Y))
+    assert generator["bns"].item() == pytest.approx(0.1 * losses.bns_loss(STATISTICS).item())
+
+
+def test_adadfq_generator_terms_against_numpy():
+    t, s = T.numpy(), S.numpy()
+    h = np.array([entropy(row) for row in softmax(t - s, axis=1)])
+    h = (h - h.min()) / (np.log(5) - h.min())
+    terms = losses.adadfq_generator_terms(T, S, Y, STATISTICS)
+    expected = {
+        "disagreement": np.maximum(0.1 - h, 0).mean(),
+        "agreement": np.maximum(h - 0.8, 0).mean(),
+        "ce_difference": 0.2 * cross_entropy(t - s, Y),
+        "ce_sum": 0.1 * cross_entropy(t + s, Y),
+        "bns": losses.bns_loss(STATISTICS).item(),
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected)
+
+
+def feature_maps(seed):
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 3, 4, 4, generator=rng, dtype=torch.float64) for _ in range(2)]
+
+
+def test_akt_variants():
+    a, b, kd = feature_maps(1), feature_maps(2), losses.kd_loss(S, T)
+    rfd = {v: refined_feature_distillation(a, b, v) for v in ("paper", "code")}
+    paper = losses.akt_loss(S, T, a, b, "paper", alpha=0.3, lam=7.0)
+    assert paper.item() == pytest.approx((0.3 * 7 * rfd["paper"] + 0.7 * kd).item())
+    code = losses.akt_loss(S, T, a, b, "code", alpha=0.3)
+    assert code.item() == pytest.approx((kd + 1000 * rfd["code"]).item())
+    assert losses.akt_loss(S, T, a, b, "published").item() == pytest.approx(kd.item())
+    with pytest.raises(UsageError, match="unknown variant"):
+        losses.akt_loss(S, T, a, b, "other")
+
+
+def test_akt_loss_is_zero_with_zero_gradient_at_the_teacher():
+    maps = [m.requires_grad_() for m in feature_maps(3)]
+    s = T.clone().requires_grad_()
+    loss = losses.akt_loss(s, T, maps, [m.detach() for m in maps])
+    assert abs(loss.item()) < 1e-12
+    assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(loss, [s, *maps]))
+
+
+def test_alpha_ends():
+    a, b = feature_maps(4), feature_maps(5)
+    kd, rfd = losses.kd_loss(S, T), refined_feature_distillation(a, b)
+    assert losses.akt_loss(S, T, a, b, alpha=0.0).item() == pytest.approx(kd.item())
+    assert losses.akt_loss(S, T, a, b, alpha=1.0).item() == pytest.approx(rfd.item())
+
+
+def test_shapes_are_checked():
+    with pytest.raises(AktError, match=r"\(6, 5\) of the student and \(6, 4\)"):
+        losses.kd_loss(S, T[:, :4])

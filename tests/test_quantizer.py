@@ -1,0 +1,297 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from akt_lab import quantizer
+from akt_lab.capture import residual_bodies
+from akt_lab.errors import AktError, UsageError
+from akt_lab.quantizer import (
+    ActivationQuantizer,
+    affine_parameters,
+    fake_quantize,
+    fake_quantize_rows,
+    freeze_ranges,
+    quantize_model,
+    trace,
+)
+
+
+def uses(student):
+    return [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
+@given(seed=st.integers(0, 10**6), shift=st.floats(-3, 3), spread=st.floats(0.01, 30))
+@settings(max_examples=25, deadline=None)
+def test_equals_torch_bit_for_bit(bits, gradient, seed, shift, spread):
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(seed)) * spread + shift
+    clipped = x.clamp(-spread, spread)  # so that some values lie outside the range
+    scale, zero = affine_parameters(clipped.min(), clipped.max(), bits)
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 2**bits - 1)
+    assert torch.equal(fake_quantize(x, scale, zero, bits, gradient), expected)
+    low, high = clipped.flatten(1).aminmax(dim=1)
+    scales, zeros = affine_parameters(low, high, bits)
+    expected = torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, 0, 2**bits - 1)
+    assert torch.equal(fake_quantize(x, scales, zeros, bits, gradient), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_scale_and_zero_point_by_hand(bits):
+    low, high = torch.tensor([-1.0, 0.5, -3.0, 0.0]), torch.tensor([2.0, 4.0, -1.0, 0.0])
+    scale, zero = affine_parameters(low, high, bits)
+    levels = 2**bits - 1
+    for i, (a, b) in enumerate([(-1, 2), (0, 4), (-3, 0)]):  # zero is always in the range
+        assert scale[i].item() == pytest.approx((b - a) / levels, rel=1e-6)
+        assert zero[i].item() == round(-a / ((b - a) / levels))
+    assert scale[3] > 0
+    assert zero[3] == 0
+
+
+@given(bits=st.integers(2, 8), seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_output_lies_on_the_grid(bits, seed):
+    x = torch.randn(200, generator=torch.Generator().manual_seed(seed))
+    scale, zero = affine_parameters(x.min(), x.max(), bits)
+    x_hat = fake_quantize(x, scale, zero, bits)
+    assert len(x_hat.unique()) <= 2**bits
+    assert torch.equal(fake_quantize(x_hat, scale, zero, bits), x_hat)  # a round trip
+    assert (x_hat - x).abs().max() <= scale * (0.5 + 1e-4) + scale  # plus the zero point's rounding
+    assert fake_quantize(torch.zeros(3), scale, zero, bits).abs().max() == 0
+
+
+def test_gradient_rules():
+    x = torch.tensor([-2.0, -0.4, 0.3, 0.9, 5.0], requires_grad=True)
+    scale, zero = affine_parameters(torch.tensor(-1.0), torch.tensor(1.0), 4)
+    came = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    for rule, expected in (("identity", came), ("clipped", came * torch.tensor([0, 1, 1, 1, 0]))):
+        (gradient,) = torch.autograd.grad(fake_quantize(x, scale, zero, 4, rule), x, came)
+        assert torch.equal(gradient, expected), rule
+    with pytest.raises(UsageError, match="did you mean 'identity'"):
+        fake_quantize(x, scale, zero, 4, "identiy")
+
+
+def test_works_under_torch_func():
+    x = torch.randn(6)
+    scale, zero = affine_parameters(x.min(), x.max(), 3)
+
+    def loss(v):
+        return (fake_quantize(v, scale, zero, 3) ** 2).sum()
+
+    expected = 2 * fake_quantize(x, scale, zero, 3)
+    assert torch.allclose(torch.func.grad(loss)(x), expected)
+    _, tangent = torch.func.jvp(loss, (x,), (torch.ones(6),))
+    assert tangent == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "readings"),
+    [
+        ("ema", {1: 1.0, 2: 1.0, 20: 1.0, 100: 1.0}),
+        ("ema_legacy", {1: 1.0, 2: 5.3, 20: 3903.7, 100: 3.6}),
+        ("minmax", {1: 1.0, 2: 1.0, 20: 1.0, 100: 1.0}),
+    ],
+)
+def test_a_constant_one_reads(rule, readings):
+    observer = ActivationQuantizer(4, rule)
+    for update in range(1, 101):
+        observer(torch.ones(3, 2))
+        if update in readings:
+            assert observer.high.item() == pytest.approx(readings[update], abs=0.05), update
+            if rule != "ema_legacy":
+                assert observer.high.item() == 1.0
+
+
+def test_ema_is_the_bias_corrected_average():
+    observer, values = ActivationQuantizer(4, "ema"), [3.0, -1.0, 7.0, 2.0, 5.0]
+    for value in values:
+        observer.observe(torch.tensor([value, 0.0]))
+    weights = [0.9 ** (len(values) - 1 - i) for i in range(len(values))]
+    seen = [max(v, 0.0) for v in values]
+    expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
+    assert observer.high.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_minmax_keeps_the_extremes():
+    observer = ActivationQuantizer(4, "minmax")
+    for batch in ([2.0, 5.0], [3.0, 4.0], [1.0, 9.0]):
+        observer(torch.tensor(batch))
+    assert (observer.low.item(), observer.high.item()) == (1.0, 9.0)
+
+
+def test_per_channel_dynamic_has_a_range_for_each_sample_and_channel():
+    x = torch.randn(2, 3, 4, 4).relu() * torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1)
+    got = ActivationQuantizer(3, "per_channel_dynamic")(x)
+    for b in range(2):
+        for c in range(3):
+            one = x[b, c]
+            expected = fake_quantize(one, *affine_parameters(one.min(), one.max(), 3), 3)
+            assert torch.equal(got[b, c], expected)
+
+
+def test_frozen_ranges_do_not_move(functional_net):
+    student = quantize_model(functional_net)
+    with pytest.raises(AktError, match="observed no batch"):
+        freeze_ranges(student)
+    student(torch.randn(4, 3, 8, 8))
+    freeze_ranges(student)
+    before = [m.high.clone() for m in uses(student)]
+    student(100 * torch.randn(4, 3, 8, 8))
+    assert all(torch.equal(b, m.high) for b, m in zip(before, uses(student), strict=True))
+
+
+def torchvision_net(name):
+    import torchvision
+
+    return getattr(torchvision.models, name)(weights=None)
+
+
+def cifar_net():
+    from pytorchcv.model_provider import get_model
+
+    return get_model("resnet20_cifar10")
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "activations", "layers", "bodies"),
+    [
+        (lambda: torchvision_net("resnet18"), 64, 17, 21, 8),
+        (lambda: torchvision_net("mobilenet_v2"), 64, 35, 53, 10),
+        (cifar_net, 32, 19, 22, 9),
+    ],
+    ids=["resnet18", "mobilenet_v2", "resnet20_cifar10"],
+)
+def test_known_networks(make, size, activations, layers, bodies):
+    torch.manual_seed(0)
+    teacher = make().eval()
+    x = torch.randn(8, 3, size, size)
+    with torch.no_grad():
+        for _ in range(20):  # settle the batch norms, or random weights let the signal vanish
+            teacher.train()(x)
+    teacher.eval()
+    before = copy.deepcopy(teacher.state_dict())
+    with torch.no_grad():
+        assert torch.equal(trace(teacher)(x), teacher(x))
+        student = quantize_model(teacher, weight_bits=8, act_bits=8)
+        close, far = student(x), quantize_model(teacher, weight_bits=2, act_bits=2)(x)
+    assert len(uses(student)) == activations
+    assert sum(hasattr(m, "quantized_weight") for m in student.modules()) == layers
+    assert len(residual_bodies(trace(teacher))) == bodies
+    reach = teacher(x).detach().abs().max()
+    assert 0 < (close - teacher(x)).abs().max() < 0.1 * reach
+    assert (far - teacher(x)).abs().max() > (close - teacher(x)).abs().max()
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_every_use_of_an_activation_has_its_own_range(functional_net):
+    student = quantize_model(functional_net)
+    student(torch.randn(2, 3, 8, 8))
+    assert len(uses(student)) == 5  # F.relu, the shared module twice, ReLU6, the method
+    assert len({m.high.item() for m in uses(student)}) >= 4
+    state = student.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in functional_net.state_dict().items())
+
+
+def test_in_place_operations_do_not_reach_captured_maps():
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            y = self.body(x)
+            y += x
+            return F.relu(y, inplace=True)
+
+    unit, seen = trace(Unit()), []
+    unit.body.register_forward_hook(lambda m, i, o: seen.append((o, o.clone())))
+    unit(torch.randn(1, 3, 2, 2))
+    assert torch.equal(*seen[0])
+
+
+def test_bits_by_layer_and_ends(functional_net):
+    student = quantize_model(
+        functional_net, {"grouped": 2, "*": 4}, {"relu6": 8, "*": 3}, first_bits=8, last_bits=6
+    )
+    bits = {n: m.weight_bits for n, m in student.named_modules() if hasattr(m, "weight_bits")}
+    assert bits == {"first": 8, "depthwise": 4, "grouped": 2, "last": 6}
+    assert sorted(m.bits for m in uses(student)) == [3, 3, 3, 3, 8]
+    assert len(student.first.quantized_weight()[0].unique()) > 2**4
+    assert all(len(row.unique()) <= 4 for row in student.grouped.quantized_weight())
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -3, 3.5, "3", True, None])
+def test_bits_out_of_range(functional_net, bits):
+    with pytest.raises(UsageError, match="2 to 8"):
+        quantize_model(functional_net, weight_bits=bits)
+    with pytest.raises(UsageError, match="2 to 8"):
+        quantize_model(functional_net, act_bits=bits)
+
+
+def test_what_cannot_be_quantized(functional_net):
+    with pytest.raises(UsageError, match="unknown layer 'groupd': did you mean 'grouped'"):
+        quantize_model(functional_net, {"groupd": 3, "*": 3})
+    with pytest.raises(UsageError, match="no bits given for layer 'first'"):
+        quantize_model(functional_net, {"grouped": 3})
+    with pytest.raises(AktError, match="nothing to quantize"):
+        quantize_model(nn.Sequential(nn.ReLU(), nn.Flatten()))
+    with pytest.raises(AktError, match="ConvTranspose2d cannot be quantized"):
+        quantize_model(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ConvTranspose2d(3, 3, 2)))
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(AktError, match=r"torch\.fx cannot trace Branching"):
+        quantize_model(Branching())
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+        def forward(self, x):
+            return F.linear(x, self.weight)
+
+    with pytest.raises(AktError, match="make it a layer"):
+        quantize_model(Functional())
+
+
+def test_weights_learn_through_rounding(functional_net):
+    student = quantize_model(functional_net)
+    student(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    for name, weight in student.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.abs().sum() > 0, name
+
+
+def test_rows_use_their_own_range():
+    w = torch.tensor([[1.0, -0.5, 0.3], [100.0, -50.0, 30.0]])
+    got = fake_quantize_rows(w, 3)
+    assert torch.allclose(got[1], 100 * got[0], rtol=1e-5)
+    assert math.isclose(got[0].max().item(), 1.0, abs_tol=1.5 / 7 / 2)
+
+
+def test_speed_up_changes_no_number(functional_net):
+    torch.manual_seed(1)
+    net = cifar_net().train()
+    for _ in range(3):
+        net(torch.randn(8, 3, 32, 32))
+    plain = trace(net).requires_grad_(False)
+    fast = trace(net).requires_grad_(False)
+    quantizer.speed_up(fast, keep=residual_bodies(fast))
+    x = torch.randn(4, 3, 32, 32, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    a, b = plain(x), fast(y)
+    a.square().sum().backward()
+    b.square().sum().backward()
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4 * x.grad.abs().max().item())
+    assert any(getattr(m, "inplace", False) for m in fast.modules())
+    assert any(isinstance(m, quantizer.EvalBatchNorm2d) for m in fast.modules())

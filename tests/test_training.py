@@ -1,0 +1,264 @@
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from akt_lab import training
+from akt_lab.capture import capture_bn_inputs
+from akt_lab.errors import AktError
+from akt_lab.methods import METHODS, Settings
+from akt_lab.quantizer import freeze_ranges
+from akt_lab.runs import Run, load_tensors
+from akt_lab.training import evaluate, load_student, prepare, train, train_step
+
+SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+TRAINED = [
+    (name, variant)
+    for name, method in METHODS.items()
+    if method.student_terms
+    for variant in (("paper", "code", "published") if method.akt else ("paper",))
+]
+
+
+def past_warm_up(bench, **values):
+    run = prepare(bench, Settings(batch_size=32, **values))
+    for _ in range(2):
+        train_step(run, *run.generator.draw(32, run.rng))
+    freeze_ranges(run.student)
+    run.epoch = run.settings.warmup_epochs
+    return run
+
+
+def gradients_of(terms, network):
+    weights = list(network.parameters())
+    found = torch.autograd.grad(terms, weights, retain_graph=True, allow_unused=True)
+    return sum(float(g.abs().sum()) for g in found if g is not None)
+
+
+@pytest.mark.parametrize(("method", "variant"), TRAINED)
+def test_every_term_is_alive_and_reaches_what_it_should_train(digits, monkeypatch, method, variant):
+    """The test that would have caught the released AKT: its feature loss was silently zero."""
+    run = past_warm_up(digits, method=method, variant=variant)
+    seen = {}
+
+    def spy(function):
+        def wrapped(terms):
+            for name, term in terms.items():
+                reach = {
+                    kind: gradients_of(term, getattr(run, kind))
+                    for kind in ("student", "generator", "teacher")
+                    if any(w.requires_grad for w in getattr(run, kind).parameters())
+                }
+                seen[name] = (term.item(), reach, term.requires_grad)
+            return function(terms)
+
+        return wrapped
+
+    monkeypatch.setattr(training, "total", spy(training.total))
+    before = {k: [w.clone() for w in getattr(run, k).parameters()] for k in ("teacher", "student")}
+    terms = train_step(run, *run.generator.draw(32, run.rng))
+    student = [n.removeprefix("student/") for n in terms if n.startswith("student/")]
+    generator = [n.removeprefix("generator/") for n in terms if n.startswith("generator/")]
+    student.remove("gradient_norm")
+    expected_features = (
+        {"spatial", "channel"} if "akt" in method and variant != "published" else set()
+    )
+    assert {"spatial", "channel"} & set(student) == expected_features
+    for name in student:
+        value, reach, _ = seen[name]
+        assert value != 0, name
+        assert reach["student"] > 0, name
+        assert reach["generator"] == 0, name  # the images were detached
+    assert generator
+    assert all(seen[name][2] for name in generator)  # what they reach: the next test
+    assert all(not w.requires_grad and w.grad is None for w in run.teacher.parameters())
+    changed = [
+        not torch.equal(a, b)
+        for a, b in zip(before["student"], run.student.parameters(), strict=True)
+    ]
+    assert all(changed)
+    same = zip(before["teacher"], run.teacher.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+
+
+@pytest.mark.parametrize("method", ["gdfq", "adadfq"])
+def test_every_generator_term_is_alive_at_the_images(digits, method):
+    """Non-zero, with a gradient at the pixels, and none at the student's weights by the step.
+
+    Two of AdaDFQ's terms are hinges: one acts on a student far from the teacher (2 bits), the
+    other on one close to it (8 bits), so both students are looked at.
+    """
+    alive = {}
+    for bits in (2, 8):
+        run = past_warm_up(digits, method=method, weight_bits=bits, act_bits=bits)
+        pixels = run.generator(*run.generator.draw(64, run.rng)).detach().requires_grad_()
+        y = torch.randint(10, (64,))
+        with capture_bn_inputs(run.teacher) as statistics:
+            t = run.teacher(pixels)
+        for name, term in run.method.generator_terms(t, run.student(pixels), y, statistics).items():
+            (gradient,) = torch.autograd.grad(term, pixels, retain_graph=True)
+            alive[name] = alive.get(name, False) or (term != 0 and gradient.abs().sum() > 0)
+        assert all(w.grad is None for w in run.student.parameters())
+    assert all(alive.values()), alive
+
+
+@pytest.mark.parametrize("method", ["gdfq", "adadfq+akt"])
+def test_warm_up_trains_the_generator_only(digits, method):
+    run = prepare(digits, Settings(method=method, batch_size=8))
+    kinds = ("student", "generator")
+    before = {k: [w.clone() for w in getattr(run, k).parameters()] for k in kinds}
+    terms = train_step(run, *run.generator.draw(8, run.rng))
+    assert not any(name.startswith("student/") for name in terms)
+    moved = {
+        k: any(
+            not torch.equal(a, b)
+            for a, b in zip(before[k], getattr(run, k).parameters(), strict=True)
+        )
+        for k in kinds
+    }
+    assert moved == {"student": False, "generator": True}
+    assert all(m.updates == 1 for m in run.student.modules() if hasattr(m, "updates"))
+
+
+def test_published_is_the_plain_method_bit_for_bit(digits):
+    def last(method, **values):
+        run = train(digits, Settings(method=method, **values, **SMALL), progress=False)
+        return run.student.state_dict()
+
+    plain, published = last("adadfq"), last("adadfq+akt", variant="published")
+    assert all(torch.equal(plain[k], v) for k, v in published.items())
+
+
+def test_lambda_balances_the_gradients(digits):
+    run = past_warm_up(digits, method="adadfq+akt", student_lr=1e-4)
+    norms = []
+    original = training.akt_terms
+
+    def spy(logit_terms, student_maps, teacher_maps, variant, alpha, lam=None):
+        terms = original(logit_terms, student_maps, teacher_maps, variant, alpha, lam)
+        if logit_terms:
+            weights = list(run.student.parameters())
+            for names in (["difference_entropy"], ["spatial", "channel"]):
+                loss = sum(terms[n] for n in names)
+                found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+                norms.append(torch.cat([g.flatten() for g in found if g is not None]).norm())
+        return terms
+
+    training.akt_terms = spy
+    try:
+        train_step(run, *run.generator.draw(32, run.rng))
+    finally:
+        training.akt_terms = original
+    assert run.lam > 0
+    assert norms[0].item() == pytest.approx(norms[1].item(), rel=1e-3)  # alpha is 1/2
+
+
+def test_a_student_learns(digits):
+    """Training beats the ranges alone at 3 bits, and the teacher is 98% or better."""
+    values = {"weight_bits": 3, "act_bits": 3, "batch_size": 32, "steps": 30}
+    floor = train(digits, Settings(method="ptq", epochs=1, **values), progress=False)
+    plain = train(digits, Settings(method="adadfq", epochs=4, **values), progress=False)
+    assert evaluate(digits.teacher, digits) >= 98
+    assert training.summary(plain)["last"] > training.summary(floor)["last"]
+    assert training.summary(plain)["last"] > 90
+
+
+def test_a_run_s_folder(digits, tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.update_record(bench={"bench": "digits", "teacher": None})
+    settings = Settings(method="adadfq+akt", **SMALL)
+    done = train(digits, settings, run, progress=False)
+    record, history = run.record, run.history()
+    assert record["status"] == "done"
+    assert Settings.from_dict(record["settings"]) == settings
+    assert record["lam"] == done.lam
+    assert {"torch", "python", "threads", "commit"} <= record["versions"].keys()
+    assert record["accuracy"]["last"] == history["accuracy"].dropna().iloc[-1]
+    assert len(history) == 9
+    assert history["student/spatial"].isna().sum() == 3  # the warm-up
+    student, _ = load_student(run, digits)
+    assert evaluate(student, digits) == record["accuracy"]["last"]
+
+
+def test_divergence_names_the_term_and_keeps_the_checkpoint(digits, tmp_path):
+    run = Run.create(tmp_path / "run")
+    settings = Settings(method="gdfq", student_lr=1e6, batch_size=8, epochs=4, steps=4)
+    with pytest.raises(AktError, match=r"diverged: .*student/.* not finite at epoch \d, step \d"):
+        train(digits, settings, run, progress=False)
+    _, state = load_tensors(run / "checkpoint.safetensors")
+    assert state["epoch"] >= 1
+    assert run.record["status"] == "failed"
+    assert not (run / "student.safetensors").exists()
+    last = run.history().filter(like="student/").iloc[-1]
+    assert not last.map(math.isfinite).all()  # the history shows where it broke
+
+
+def test_an_unwritable_checkpoint_leaves_the_last_one_whole(digits, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    synced = []
+
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) > 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AktError, match=r"no space left to write .*--resume"):
+        train(digits, Settings(method="adadfq", **SMALL), run, progress=False)
+    load_tensors(run / "checkpoint.safetensors")
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def start(out, *extra):
+    command = [sys.executable, "-m", "akt_lab.cli", "quantize", "--method", "adadfq+akt"]
+    sizes = ["--batch-size", "8", "--epochs", "5", "--steps", "6", "--threads", "1"]
+    return subprocess.Popen(
+        [*command, *sizes, "--out", str(out), *extra],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_to_the_same_bits(tmp_path, digits):
+    """SIGKILL at five random points; each run is then resumed to its end."""
+    left_alone = tmp_path / "alone"
+    assert start(left_alone).wait() == 0
+    expected, _ = load_tensors(left_alone / "student.safetensors")
+    rng, killed = random.Random(0), 0
+    out = tmp_path / "killed"
+    process = start(out)
+    while killed < 5:
+        target = rng.randrange(5 * killed + 1, 5 * killed + 6)  # spread over the 30 steps
+        rows = out / "history.jsonl"
+        while process.poll() is None:
+            done = len(rows.read_bytes().splitlines()) if rows.exists() else 0
+            if done >= target:
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
+            time.sleep(rng.random() * 0.1)
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        process = start(out, "--resume")
+    assert process.wait() == 0
+    got, _ = load_tensors(out / "student.safetensors")
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    assert Run(out).history().equals(Run(left_alone).history())
+    records = [Run(folder).record for folder in (left_alone, out)]
+    assert json.dumps(records[0]["accuracy"]) == json.dumps(records[1]["accuracy"])
+
+
+def test_bf16_trains(digits):
+    run = train(digits, Settings(method="adadfq+akt", precision="bf16", **SMALL), progress=False)
+    assert all(torch.isfinite(w).all() for w in run.student.parameters())
+    assert all(w.dtype == torch.float32 for w in run.student.parameters())
