@@ -38,7 +38,7 @@ def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str
         def keep(module: nn.Module, args: Any, output: Tensor) -> None:
             if name in found:
                 raise AktError(f"layer {name!r} ran twice: which of its outputs is meant?")
-            found[name], maps[name] = (output, output._version), output
+            found[name], maps[name] = (output, _version(output)), output
 
         return keep
 
@@ -51,10 +51,15 @@ def capture_maps(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str
     for name in layers:
         if name not in found:
             raise AktError(f"layer {name!r} did not run inside the block: nothing was captured")
-        if found[name][0]._version != found[name][1]:
+        if _version(found[name][0]) != found[name][1]:
             raise AktError(
                 f"the output of {name!r} was changed in place: use quantizer.trace first"
             )
+
+
+def _version(x: Tensor) -> int:
+    """How often x was changed in place; tensors made in inference mode do not count."""
+    return 0 if x.is_inference() else x._version
 
 
 class _ChannelStatistics(torch.autograd.Function):

@@ -16,6 +16,16 @@ from typing import Any
 from akt_lab import __version__
 from akt_lab.errors import AktError, UsageError
 
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "whole number of at least 1"  # what argparse calls it
+
 SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--method": {"help": "ptq, gdfq, gdfq+akt, adadfq or adadfq+akt (default: adadfq+akt)"},
     "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
@@ -23,10 +33,13 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--act-bits": {"type": int, "help": "bits of activations, where they differ"},
     "--first-bits": {"type": int, "help": "weight bits of the first layer, where they differ"},
     "--last-bits": {"type": int, "help": "weight bits of the last layer, where they differ"},
-    "--epochs": {"type": int, "help": "epochs (default: the papers' 400)"},
-    "--steps": {"type": int, "help": "steps an epoch (default: the papers' 200)"},
-    "--batch-size": {"type": int, "help": "images a step (default: the method's: 16 or 200)"},
-    "--warmup-epochs": {"type": int, "help": "epochs of the generator alone (default: 4, or 1/4)"},
+    "--epochs": {"type": _positive, "help": "epochs (default: the papers' 400)"},
+    "--steps": {"type": _positive, "help": "steps an epoch (default: the papers' 200)"},
+    "--batch-size": {"type": _positive, "help": "images a step (default: the method's: 16 or 200)"},
+    "--warmup-epochs": {
+        "type": _positive,
+        "help": "epochs of the generator alone (default: 4, or 1/4)",
+    },
     "--generator-lr": {"type": float, "help": "the generator's learning rate (default: 1e-3)"},
     "--student-lr": {"type": float, "help": "the student's learning rate (default: 1e-4)"},
     "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
@@ -37,7 +50,10 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--ranges": {"help": "activation ranges: ema, ema_legacy, minmax, per_channel_dynamic"},
     "--gradient": {"help": "straight-through gradient: identity or clipped"},
     "--precision": {"help": "fp32 (default) or bf16"},
-    "--eval-every": {"type": int, "help": "epochs from one evaluation to the next (default: 1)"},
+    "--eval-every": {
+        "type": _positive,
+        "help": "epochs from one evaluation to the next (default: 1)",
+    },
     "--seed": {"type": int, "help": "random seed (default: 0)"},
 }
 
@@ -194,7 +210,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from akt_lab.training import evaluate, load_student
 
     given, run = _given_bench(options), None
-    if hasattr(options, "run"):
+    if getattr(options, "run", None) is not None:
         run = Run.open(options.run)
         given = {**run.record["bench"], **given}
     bench = load_bench(BenchSpec.from_dict(given), _device(options), progress=True)

@@ -1,0 +1,164 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from akt_lab.cli import SETTING_OPTIONS, main
+from akt_lab.methods import METHODS, Settings
+
+SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err.replace("\r", "\n")
+
+
+def refused(capsys, code, words, *arguments):
+    """The command fails with this code and one line that says so."""
+    got, _, error = run(capsys, *arguments)
+    lines = [line for line in error.splitlines() if line.startswith("akt-lab ")]
+    assert got == code, error
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in error
+
+
+def test_quantize_and_evaluate(capsys, tmp_path, digits):
+    out = tmp_path / "run"
+    code, printed, _ = run(capsys, "quantize", "--bits", 4, *SMALL, "--out", out, "--json")
+    assert code == 0
+    made = json.loads(printed)
+    code, printed, _ = run(capsys, "evaluate", out, "--json")
+    assert code == 0
+    judged = json.loads(printed)
+    assert judged["student_accuracy"] == made["student_accuracy"]
+    assert judged["teacher_accuracy"] == made["teacher_accuracy"] >= 98
+    assert judged["images"] == 540
+    refused(capsys, 1, "already exists", "quantize", *SMALL, "--out", out)
+    refused(capsys, 2, "was made with weight_bits 4, not 3", "quantize", "--bits", 3, "--out", out, "--resume")  # fmt: skip
+    code, _, _ = run(capsys, "quantize", "--out", out, "--resume", "--bits", 4)
+    assert code == 0  # ended: nothing to do
+
+
+def test_evaluate_a_teacher_alone(capsys, digits):
+    code, printed, _ = run(capsys, "evaluate", "--json")
+    assert code == 0
+    assert json.loads(printed).keys() == {"bench", "images", "teacher_accuracy"}
+
+
+def test_default_folders_are_numbered(capsys, tmp_path, monkeypatch, digits):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run(capsys, "quantize", "--method", "ptq", *SMALL)[0] == 0
+    assert sorted(os.listdir("runs")) == ["digits-ptq-3w3a-0", "digits-ptq-3w3a-0-2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (2, "2 to 8, not 9", ["--bits", "9"]),
+        (2, "2 to 8, not 1", ["--weight-bits", "1"]),
+        (2, "did you mean 'adadfq+akt'", ["--method", "adadfq+atk"]),
+        (2, "did you mean 'digits'", ["--bench", "digts"]),
+        (2, "needs --weights", ["--bench", "cifar10"]),
+        (2, "exclude each other", ["--bench", "cifar10", "--teacher", "a:b"]),
+        (2, "--resume goes on with the run in --out", ["--resume"]),
+        (1, "is not a run folder", ["--resume", "--out", "/nowhere"]),
+        (2, "--threads must be at least 1", ["--threads", "0"]),
+        (2, "--device takes cpu or cuda", ["--device", "tpu"]),
+        (2, "leaves nothing", ["--epochs", "1"]),
+    ],
+)
+def test_quantize_s_mistakes(capsys, tmp_path, monkeypatch, code, words, arguments):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, code, words, "quantize", *arguments)
+    assert not os.path.exists("runs")
+
+
+@pytest.mark.parametrize("arguments", [["--bits", "three"], ["--nonsense"], ["--batch-size", "0"]])
+def test_argparse_s_mistakes(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["quantize", *arguments])
+    assert stop.value.code == 2
+
+
+def test_other_mistakes(capsys, tmp_path):
+    refused(capsys, 1, "is not a run folder", "evaluate", tmp_path)
+    refused(capsys, 1, "no runs under", "figures", "--runs", tmp_path)
+    refused(capsys, 1, "no notebooks/ folder", "lab", "--folder", tmp_path / "none")
+
+
+def test_a_diverged_run_exits_with_one(capsys, tmp_path, digits):
+    arguments = ["--method", "gdfq", "--student-lr", "1e6", "--batch-size", "8", "--epochs", "4"]
+    refused(capsys, 1, "the run diverged", "quantize", *arguments, "--steps", "4", "--out", tmp_path / "a")  # fmt: skip
+    code, printed, _ = run(capsys, "evaluate", tmp_path / "a", "--json")
+    assert code == 0
+    assert "checkpoint of epoch" in json.loads(printed)["student"]
+
+
+def test_mean_and_std_in_either_form():
+    from akt_lab.cli import _given_bench, _parser
+
+    for form in (["--mean", "0.5", "0.4", "0.3"], ["--mean", "0.5,0.4,0.3"]):
+        assert _given_bench(_parser().parse_args(["quantize", *form]))["mean"] == (0.5, 0.4, 0.3)
+
+
+def test_doctor(capsys):
+    code, printed, _ = run(capsys, "doctor", "--json")
+    assert code == 0
+    assert json.loads(printed)["cores"] >= 1
+
+
+def test_every_setting_has_an_option_and_every_method_is_named(capsys):
+    names = {n.removeprefix("--").replace("-", "_") for n in SETTING_OPTIONS} - {"bits"}
+    fields = set(Settings.__dataclass_fields__)
+    assert names == fields - {"momentum", "weight_decay"}
+    assert all(method in SETTING_OPTIONS["--method"]["help"] for method in METHODS)
+
+
+def test_help_imports_nothing_heavy():
+    check = (
+        "import sys; from akt_lab.cli import main\n"
+        "try: main(['quantize', '--help'])\n"
+        "except SystemExit: assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.slow
+def test_lab_serves_the_notebooks(tmp_path):
+    """A real JupyterLab on notebooks/, asked over HTTP."""
+    import urllib.request
+
+    port = 18931
+    command = [sys.executable, "-m", "akt_lab.cli", "lab", "--no-browser", "--allow-root"]
+    options = [f"--port={port}", "--ServerApp.token=secret", "--ServerApp.port_retries=0"]
+    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ) as server:
+        try:
+            address = f"http://127.0.0.1:{port}/api/contents?token=secret"
+            listing = None
+            for _ in range(120):
+                try:
+                    with urllib.request.urlopen(address, timeout=5) as answer:
+                        listing = json.load(answer)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            assert listing is not None, "JupyterLab did not answer within a minute"
+            assert any(entry["name"].endswith(".ipynb") for entry in listing["content"])
+        finally:
+            subprocess.run(
+                [sys.executable, "-m", "jupyter", "server", "stop", str(port)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            server.terminate()

@@ -1,0 +1,86 @@
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from akt_lab import demo, gallery, plots
+from akt_lab.errors import AktError, UsageError
+from akt_lab.plots import Drawing, proportion_interval, save
+
+
+def test_wilson_interval_against_scipy():
+    from scipy.stats import binomtest
+
+    for correct, images in ((540, 540), (500, 540), (3, 10), (0, 7)):
+        exact = binomtest(correct, images).proportion_ci(method="wilson")
+        got = proportion_interval(100 * correct / images, images)
+        assert got == pytest.approx((100 * exact.low, 100 * exact.high), abs=0.02)
+
+
+def test_no_figure_without_words(tmp_path):
+    for alt, caption in (("", "c"), ("a", " ")):
+        drawing = Drawing(plt.figure(), pd.DataFrame({"x": [1]}), alt, caption)
+        with pytest.raises(AktError, match="needs alt text"):
+            save(drawing, tmp_path, "x", "command")
+        plt.close(drawing.figure)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory, digits):
+    """The demo itself, with 3 steps an epoch: real runs, two workers."""
+    folder = tmp_path_factory.mktemp("demo")
+    table, runs = demo.run(folder, seed=0, steps=3, workers=2)
+    return folder, table, runs
+
+
+@pytest.mark.slow
+def test_demo_s_table(small_demo, capsys):
+    _, table, _ = small_demo
+    assert len(table) == 9
+    assert set(table["method"]) == {"ptq", "adadfq", "adadfq+akt"}
+    assert set(table["bits"]) == {2, 3, 4}
+    done = table[table["status"] == "done"]
+    assert len(done) >= 6
+    assert np.allclose(done["difference"], done["accuracy"] - done["teacher"])
+    demo.print_table(table)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("adadfq+akt", "98", "bits"))
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_made_again(small_demo):
+    folder, table, _ = small_demo
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/record.json")}
+    again, _ = demo.run(folder, seed=0, steps=3, workers=2)
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/record.json")}
+    pd.testing.assert_frame_equal(table, again)
+    with pytest.raises(AktError, match="other settings"):
+        demo.run(folder, seed=0, steps=4, workers=1)
+
+
+@pytest.mark.slow
+def test_figures_from_runs(small_demo, tmp_path):
+    folder, table, _ = small_demo
+    runs = gallery.find_runs(folder)
+    pictures = gallery.draw([], runs, tmp_path)
+    assert [p.stem for p in pictures] == list(gallery.FIGURES)
+    page = (tmp_path / "README.md").read_text()
+    for name in gallery.FIGURES:
+        for ending in ("png", "svg", "csv", "json"):
+            assert (tmp_path / f"{name}.{ending}").stat().st_size > 100, (name, ending)
+        about = json.loads((tmp_path / f"{name}.json").read_text())
+        assert about["command"] == f"akt-lab figures {name}"
+        assert f"{name}.png" in page
+        assert about["caption"] in page
+    drawn = pd.read_csv(tmp_path / "accuracy_by_bits.csv")
+    assert np.allclose(sorted(drawn["accuracy"]), sorted(table["accuracy"]), equal_nan=True)
+    curves = pd.read_csv(tmp_path / "training_by_bits.csv")
+    assert (curves["loss_above_floor"] > -1e-3).all()  # a floor is a floor
+    attention = pd.read_csv(tmp_path / "attention_side_by_side.csv")
+    sums = attention.groupby("image")[["teacher", "student"]].sum()
+    assert np.allclose(sums, 1, atol=1e-4)
+    with pytest.raises(UsageError, match="did you mean 'synthetic_images'"):
+        gallery.draw(["synthetic_image"], runs, tmp_path)

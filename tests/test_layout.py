@@ -1,0 +1,51 @@
+"""The promises of the folder layout: who may import whom, and that nothing is left over."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "akt_lab"
+# From the bottom up; a module may import what stands before it, and nothing else of ours.
+ORDER = """
+    errors memory quantizer attention losses generator capture runs benches methods training
+    sweep plots demo gallery cli
+""".split()
+ALONE = {"quantizer", "attention", "generator", "capture", "runs", "plots", "memory"}
+
+
+def imports(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "akt_lab":
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("akt_lab."):
+            yield node.module.split(".")[1]
+
+
+def test_every_module_has_its_place():
+    assert {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_down(module):
+    allowed = {"errors"} if module in ALONE else set(ORDER[: ORDER.index(module)])
+    assert set(imports(module)) <= allowed
+
+
+def test_the_package_stays_small():
+    lines = {p.name: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
+    assert sum(lines.values()) < 4000
+    assert max(lines.values()) <= 480, lines
+
+
+def test_one_list_of_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "-e .[lab,dev]" in (ROOT / "environment.yml").read_text()
+    asked = " ".join(project["dependencies"] + project["optional-dependencies"]["lab"])
+    for name in "torch torchvision jupyterlab matplotlib seaborn ipywidgets pandas".split():
+        assert f"{name}>=" in asked
+    everything = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    assert not [d for d in everything if "==" in d]

@@ -1,0 +1,67 @@
+import os
+
+import pytest
+import torch
+
+from akt_lab import runs
+from akt_lab.errors import AktError
+from akt_lab.runs import Run, load_tensors, save_tensors, write_whole
+
+
+def test_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, b"first")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(AktError, match="no space left"):
+        write_whole(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_tensors_and_state_round_trip(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "b": torch.arange(4, dtype=torch.uint8), "c": torch.ones(())}
+    save_tensors(tmp_path / "t.safetensors", tensors, {"epoch": 3, "lam": 0.1 + 0.2})
+    got, state = load_tensors(tmp_path / "t.safetensors")
+    assert state == {"epoch": 3, "lam": 0.1 + 0.2}
+    assert all(torch.equal(got[k], v) and got[k].dtype == v.dtype for k, v in tensors.items())
+    whole = (tmp_path / "t.safetensors").read_bytes()
+    (tmp_path / "t.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AktError, match="not a whole"):
+        load_tensors(tmp_path / "t.safetensors")
+
+
+def test_folders(tmp_path):
+    run = Run.create(tmp_path / "a")
+    with pytest.raises(AktError, match="not a run folder"):
+        Run.open(tmp_path / "a")
+    run.update_record(x=1)
+    run.update_record(y=2)
+    assert Run.open(tmp_path / "a").record == {"x": 1, "y": 2}
+    with pytest.raises(AktError, match="already exists"):
+        Run.create(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AktError, match="already exists"):
+        Run.create(tmp_path / "file")
+    (run / "record.json").write_text("{")
+    with pytest.raises(AktError, match="cannot be read"):
+        _ = run.record
+
+
+def test_history_is_cut_to_what_the_checkpoint_knows(tmp_path):
+    run = Run.create(tmp_path / "a")
+    run.append_history([{"step": 0, "loss": 1.5}, {"step": 1, "loss": float("nan")}])
+    with open(run / "history.jsonl", "a") as file:
+        file.write('{"step": 2, "lo')  # killed while writing
+    run.cut_history(2)
+    assert run.history()["step"].tolist() == [0, 1]
+    assert run.history()["loss"].isna().tolist() == [False, True]
+
+
+def test_provenance():
+    found = runs.provenance()
+    assert found["torch"] == torch.__version__
+    assert found["threads"] >= 1
