@@ -320,10 +320,11 @@ class EvalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if self.training or self.running_var is None or x.dtype != self.running_var.dtype:
+        mean, variance = self.running_mean, self.running_var
+        if self.training or mean is None or variance is None or x.dtype != variance.dtype:
             return super().forward(x)
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
         return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
 
 

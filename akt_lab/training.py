@@ -227,8 +227,8 @@ def prepare(bench: Any, settings: Settings) -> Training:
         gradient=settings.gradient,
     ).requires_grad_()
     layers = residual_bodies(teacher) if settings.uses_features else []
-    for network in (teacher, student):
-        speed_up(network, keep=layers)
+    for graph in (teacher, student):
+        speed_up(graph, keep=layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         generator = Generator(bench.num_classes, bench.image_size, bench.channels)

@@ -4,7 +4,8 @@
 
 Same teacher, same weights, same noise and classes; the two take turns, and medians are compared.
 On the same images the losses of a first step must agree to 1e-4, or the comparison is refused (in
-float32; in bfloat16 the largest difference is only printed). Peak memory is measured in a process for each.
+float32; in bfloat16 the largest difference is only printed). Peak memory is
+measured in a process for each.
 """
 
 import argparse

@@ -40,7 +40,8 @@ def test_quantize_and_evaluate(capsys, tmp_path, digits):
     assert judged["teacher_accuracy"] == made["teacher_accuracy"] >= 98
     assert judged["images"] == 540
     refused(capsys, 1, "already exists", "quantize", *SMALL, "--out", out)
-    refused(capsys, 2, "was made with weight_bits 4, not 3", "quantize", "--bits", 3, "--out", out, "--resume")  # fmt: skip
+    resume = ["quantize", "--resume", "--out", out]
+    refused(capsys, 2, "was made with weight_bits 4, not 3", *resume, "--bits", 3)
     code, _, _ = run(capsys, "quantize", "--out", out, "--resume", "--bits", 4)
     assert code == 0  # ended: nothing to do
 
@@ -94,8 +95,9 @@ def test_other_mistakes(capsys, tmp_path):
 
 
 def test_a_diverged_run_exits_with_one(capsys, tmp_path, digits):
-    arguments = ["--method", "gdfq", "--student-lr", "1e6", "--batch-size", "8", "--epochs", "4"]
-    refused(capsys, 1, "the run diverged", "quantize", *arguments, "--steps", "4", "--out", tmp_path / "a")  # fmt: skip
+    sizes = ["--batch-size", "8", "--epochs", "4", "--steps", "4", "--out", tmp_path / "a"]
+    arguments = ["quantize", "--method", "gdfq", "--student-lr", "1e6", *sizes]
+    refused(capsys, 1, "the run diverged", *arguments)
     code, printed, _ = run(capsys, "evaluate", tmp_path / "a", "--json")
     assert code == 0
     assert "checkpoint of epoch" in json.loads(printed)["student"]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from akt_lab import demo, gallery, plots
+from akt_lab import demo, gallery
 from akt_lab.errors import AktError, UsageError
 from akt_lab.plots import Drawing, proportion_interval, save
 
