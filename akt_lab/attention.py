@@ -16,6 +16,7 @@ AKT (arXiv 2412.19125). Three named variants, because paper and released code di
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,9 +100,31 @@ def refined_feature_distillation(
     return spatial + channel
 
 
+class _Energies(torch.autograd.Function):
+    """mean_c(x^2) and mean_hw(x^2) of x (B, H*W, C), with a gradient of two passes over memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        squares = x.square()
+        return squares.mean(dim=2), squares.mean(dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, by_place: Tensor, by_channel: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        places, channels = x.shape[1:]
+        gradient = x * (2 / channels * by_place).unsqueeze(2)
+        return gradient.addcmul_((2 / places * by_channel).unsqueeze(1), x)
+
+
 def _energies(x: Tensor) -> tuple[Tensor, Tensor]:
-    squares = x.flatten(2).transpose(1, 2).square()  # (B, H*W, C): channels last, as x is stored
-    return squares.mean(dim=2), squares.mean(dim=1)  # (B, H*W), (B, C)
+    """(B, C, H, W) -> (B, H*W) and (B, C); channels last inside, as training stores x."""
+    return _Energies.apply(x.flatten(2).transpose(1, 2))
 
 
 def _attention_logits(x: Tensor, variant: str) -> tuple[Tensor, Tensor]:

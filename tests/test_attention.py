@@ -117,6 +117,9 @@ def test_gradient_is_right_and_reaches_the_student_only(variant):
     assert torch.autograd.gradcheck(
         lambda s: refined_feature_distillation([s], teacher, variant), student
     )
+    assert torch.autograd.gradgradcheck(
+        lambda s: refined_feature_distillation([s], teacher, variant), student
+    )
     teacher[0].requires_grad_()
     refined_feature_distillation(student, teacher, variant).backward()
     assert student[0].grad.abs().sum() > 0
