@@ -295,8 +295,8 @@ def _check_fits(bench: Bench, classes: int | None) -> None:
         )
     try:
         logits = bench.teacher(bench.normalise(bench.images[:1]))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AktError(f"the teacher cannot run on these images ({reason})") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise AktError("the teacher must return logits (B, classes), one tensor")
@@ -363,6 +363,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AKT_LAB_CACHE") or user_cache_path("akt-lab"))
 
 
+def _make_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AktError(
+            f"{folder} cannot be made: set AKT_LAB_CACHE to a folder that can"
+        ) from error
+
+
 def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
     given = [n for n in ("weights", "data", "mean", "std", "image_size") if getattr(spec, n)]
     if given:
@@ -377,7 +386,7 @@ def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
         load_weights(teacher, path)
     else:
         train_digits_teacher(teacher, bench.normalise(train), train_labels, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_cache(path.parent)
         save_tensors(path, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
     teacher.eval().to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from akt_lab.errors import AktError, unknown
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-ADDITIONS = (operator.add, operator.iadd, torch.add)
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 @contextmanager
@@ -126,7 +126,8 @@ def residual_bodies(network: fx.GraphModule) -> list[str]:
         inputs = node.all_input_nodes
         is_conv = isinstance(module, nn.modules.conv._ConvNd)
         depth[node] = max((depth[i] for i in inputs), default=0) + is_conv
-        if node.op == "call_function" and node.target in ADDITIONS and len(inputs) == 2:
+        is_sum = node.op in ("call_function", "call_method") and node.target in ADDITIONS
+        if is_sum and len(inputs) == 2:
             bodies.append(max(inputs, key=depth.__getitem__))
         elif is_conv or isinstance(module, BATCH_NORMS):
             plain.append(node)

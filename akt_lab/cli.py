@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"akt-lab {options.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("\nstopped; what was saved is kept, and --resume goes on from it", file=sys.stderr)
+        how = "--resume goes" if options.command == "quantize" else "the same command goes"
+        print(f"\nstopped; what was saved is kept, and {how} on from it", file=sys.stderr)
         return 130
 
 
@@ -96,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         "--figures", type=Path, default=Path("figures"), help="folder for the figures"
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed")
-    demo.add_argument("--workers", type=int, help="runs side by side (default: one a core)")
-    demo.add_argument("--steps", type=int, default=50, help="steps an epoch")
+    demo.add_argument("--workers", type=_positive, help="runs side by side (default: one a core)")
+    demo.add_argument("--steps", type=_positive, default=50, help="steps an epoch")
 
     quantize = commands.add_parser(
         "quantize",
@@ -118,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         description="Accuracy of a run's student and its teacher; of a teacher alone without RUN.",
     )
-    evaluate.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run's folder")
+    evaluate.add_argument(
+        "run", nargs="?", type=Path, default=None, metavar="RUN", help="a run's folder"
+    )
     _add_bench_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -146,7 +150,9 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
             name, nargs="+", action="extend", type=_numbers, metavar="X",
             help="of each channel, on the scale 0 to 1",
         )  # fmt: skip
-    bench.add_argument("--image-size", type=int, help="resize and crop images to this many pixels")
+    bench.add_argument(
+        "--image-size", type=_positive, help="resize and crop images to this many pixels"
+    )
     bench.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     bench.add_argument("--threads", type=int, help="processor threads (default: one a core)")
 
@@ -162,9 +168,12 @@ def _numbers(text: str) -> list[float]:
 def _demo(options: argparse.Namespace) -> int:
     from akt_lab import demo, gallery
 
+    try:
+        options.figures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AktError(f"--figures {options.figures}: {error.strerror}") from error
     table, runs = demo.run(options.out, options.seed, options.steps, options.workers)
     demo.print_table(table)
-    options.figures.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.figures / "demo_table.csv", index=False)
     pictures = gallery.draw([], runs, options.figures)
     print(f"\ntable   {options.figures / 'demo_table.csv'}")
@@ -177,7 +186,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _quantize(options: argparse.Namespace) -> int:
     from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.methods import Settings
-    from akt_lab.runs import STUDENT, Run
+    from akt_lab.runs import RECORD, Run
     from akt_lab.sweep import Job, do
     from akt_lab.training import evaluate
 
@@ -198,7 +207,7 @@ def _quantize(options: argparse.Namespace) -> int:
     if not getattr(options, "resume", False):
         run = Run.create(out or _free_folder(settings, spec))
     teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
-    if not (run / STUDENT).exists():
+    if not ((run / RECORD).exists() and run.record.get("status") == "done"):
         do(Job(settings, spec, run.folder), run, bench, teacher_accuracy, progress=True)
     _report(_result(run), options)
     return 0
@@ -210,9 +219,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from akt_lab.training import evaluate, load_student
 
     given, run = _given_bench(options), None
-    if getattr(options, "run", None) is not None:
+    if options.run is not None:
         run = Run.open(options.run)
-        given = {**run.record["bench"], **given}
+        given = {**run.entry("bench"), **given}
     bench = load_bench(BenchSpec.from_dict(given), _device(options), progress=True)
     result: dict[str, Any] = {"bench": bench.name, "images": len(bench.images)}
     if run is not None:
@@ -311,18 +320,20 @@ def _given_bench(options: argparse.Namespace) -> dict[str, Any]:
 
 def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]:
     """The run's record, if what was named on the command line agrees with it."""
-    record = run.record
-    if "settings" not in record:
-        raise AktError(f"{run.folder} was never started: run it again without --resume")
-    for kind, given in (("settings", settings), ("bench", bench)):
-        for name, value in given.items():
-            recorded = record[kind].get(name)
-            if recorded != (list(value) if isinstance(value, tuple) else value):
+    from akt_lab.benches import BenchSpec
+    from akt_lab.methods import Settings
+
+    recorded = Settings.from_dict(run.entry("settings")), BenchSpec.from_dict(run.entry("bench"))
+    named = replace(recorded[0], **settings), replace(recorded[1], **bench)
+    pairs: Any = zip(recorded, named, strict=True)
+    for then, now in pairs:
+        for name, value in asdict(now).items():
+            if value != getattr(then, name):
                 raise UsageError(
-                    f"{run.folder} was made with {name} {recorded}, not {value}: "
+                    f"{run.folder} was made with {name} {getattr(then, name)}, not {value}: "
                     "drop that option, or choose another --out"
                 )
-    return record
+    return run.record
 
 
 def _free_folder(settings: Any, spec: Any) -> Path:

@@ -87,8 +87,10 @@ def accuracy_by_bits(runs: Sequence[Run]) -> plots.Drawing:
 
 def training_by_bits(runs: Sequence[Run]) -> plots.Drawing:
     """Student loss above its floor, and gradient norm, through training."""
-    curves = [_curves(run) for run in runs]
-    history = pd.concat([curve for curve in curves if not curve.empty], ignore_index=True)
+    curves = [curve for curve in map(_curves, runs) if not curve.empty]
+    if not curves:
+        raise AktError("training_by_bits needs a run that trained a student: `ptq` alone does not")
+    history = pd.concat(curves, ignore_index=True)
     return plots.training_by_bits(history)
 
 

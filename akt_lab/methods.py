@@ -159,6 +159,8 @@ class Settings:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha must lie between 0 and 1, not {self.alpha}")
+        if self.precision == "bf16" and self.gradient == "clipped":
+            raise UsageError("the clipped gradient needs --precision fp32")
         if get_method(self.method).student_terms and self.warmup_epochs >= self.epochs:
             raise UsageError(
                 f"warmup_epochs ({self.warmup_epochs}) leaves nothing of {self.epochs} epochs "

@@ -106,7 +106,7 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
             low, high = zip(
                 *(proportion_interval(a, images) for a in rows["accuracy"]), strict=True
             )
-            errors = [rows["accuracy"] - low, high - rows["accuracy"]]
+            errors = [rows["accuracy"] - np.array(low), np.array(high) - rows["accuracy"]]
             style = METHOD_STYLE.get(str(method), {})
             axes.errorbar(
                 rows["bits"] + offset, rows["accuracy"], errors, capsize=3, label=method, **style

@@ -130,6 +130,19 @@ class Run:
         except (OSError, ValueError) as error:
             raise AktError(f"{self / RECORD} cannot be read ({error})") from error
 
+    def entry(self, name: str) -> Any:
+        """One entry of the record.
+
+        Raises:
+            AktError: if it is not there: the run was never started by a command or a sweep.
+        """
+        record = self.record
+        if name not in record:
+            raise AktError(
+                f"{self / RECORD} has no {name!r}: the run was not made by akt-lab quantize"
+            )
+        return record[name]
+
     def update_record(self, **entries: Any) -> None:
         """Add or replace entries of the record."""
         record = self.record if (self / RECORD).exists() else {}
@@ -148,6 +161,8 @@ class Run:
         try:
             with open(self / HISTORY, "a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts on these rows
         except OSError as error:
             raise _cannot_write(self / HISTORY, error) from error
 
@@ -164,7 +179,9 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     `accuracy` is the last epoch's; where a run diverged, that of the last evaluation before.
     `best` was chosen on the evaluation images.
     """
-    return pd.DataFrame([_row(run.record) for run in runs])
+    return pd.DataFrame(
+        [_row(run.record) for run in runs if run.entry("settings") and run.entry("bench")]
+    )
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, UsageError
 from akt_lab.methods import Settings
 from akt_lab.runs import RECORD, Run
 from akt_lab.training import evaluate, train
@@ -48,11 +49,17 @@ def run_grid(jobs: Sequence[Job], workers: int | None = None, progress: bool = T
     context = multiprocessing.get_context("spawn")
     start = (context.RLock(), context.Value("i", 0))
     workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, not {workers}")
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
         futures = [pool.submit(_run_job, job, progress) for job in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
+        except BrokenProcessPool as error:
+            raise AktError(
+                "a worker was killed (out of memory?): the same command goes on"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

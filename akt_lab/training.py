@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
 from akt_lab.errors import AktError
 from akt_lab.generator import Generator
-from akt_lab.losses import Terms, akt_terms, kd_loss, total
+from akt_lab.losses import LAMBDA, Terms, akt_terms, kd_loss, total
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Method, Settings, get_method
 from akt_lab.quantizer import (
@@ -53,6 +53,7 @@ class Training:
     lam: float | None = None
     holdout: Tensor | None = None
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def method(self) -> Method:
@@ -183,8 +184,13 @@ def train(
     training = prepare(bench, settings)
     if run:
         _resume(training, run)
-        run.update_record(settings=asdict(settings), versions=provenance(), status="running")
-    started, total_steps = time.perf_counter(), settings.epochs * settings.steps
+        run.update_record(
+            settings=asdict(settings),
+            versions=provenance(),
+            device=str(bench.device),
+            status="running",
+        )
+    total_steps = settings.epochs * settings.steps
     initial = training.epoch * settings.steps
     bar = tqdm(
         total=total_steps, initial=initial, unit="step", disable=not progress, position=position
@@ -199,14 +205,14 @@ def train(
                 _record_failure(training, run, error)
             raise
     if run:
-        seconds = round(time.perf_counter() - started, 1)
         save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
-        run.update_record(status="done", seconds=seconds, **_outcome(training))
+        run.update_record(status="done", **_outcome(training))
     return training
 
 
 def _outcome(training: Training) -> dict[str, Any]:
-    return {"lam": training.lam, "accuracy": summary(training) if training.evaluations else {}}
+    accuracy = summary(training) if training.evaluations else {}
+    return {"lam": training.lam, "accuracy": accuracy, "seconds": round(training.seconds, 1)}
 
 
 def _record_failure(training: Training, run: Run, error: AktError) -> None:
@@ -249,13 +255,21 @@ def prepare(bench: Any, settings: Settings) -> Training:
             nesterov=settings.momentum > 0,
         ),
         torch.Generator().manual_seed(settings.seed),
-        lam=1000.0 if settings.lam is None and settings.variant == "code" else settings.lam,
+        lam=_given_lambda(settings),
     )
+
+
+def _given_lambda(settings: Settings) -> float | None:
+    """None where there is none, and for `paper` until its first step finds it."""
+    if not settings.uses_features or settings.variant == "paper":
+        return settings.lam if settings.uses_features else None
+    return LAMBDA[settings.variant] if settings.lam is None else settings.lam
 
 
 def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
     """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
     rows: list[dict[str, float]] = []
+    started = time.perf_counter()
     _set_rates(training)
     try:
         for step in range(training.settings.steps):
@@ -269,6 +283,7 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
             bar.update()
         _end_epoch(training, bench, rows[-1])
     finally:
+        training.seconds += time.perf_counter() - started
         if run:
             run.append_history(rows)
     if run:
@@ -381,6 +396,7 @@ def _save(training: Training, run: Run) -> None:
     state = {
         "epoch": training.epoch,
         "lam": training.lam,
+        "seconds": training.seconds,
         "evaluations": training.evaluations,
     }
     save_tensors(run / CHECKPOINT, tensors, state)
@@ -406,6 +422,7 @@ def _resume(training: Training, run: Run) -> None:
     if not tensors:
         return
     training.epoch, training.lam = state["epoch"], state["lam"]
+    training.seconds = state["seconds"]
     training.evaluations, training.holdout = state["evaluations"], tensors.get("holdout")
     training.rng.set_state(tensors["rng"])
     for kind in ("student", "generator"):

@@ -61,9 +61,20 @@ def test_batch_norm_statistics_and_their_gradient():
     assert torch.allclose(gradient, torch.autograd.grad(plain.sum(), x)[0])
 
 
+class MethodSum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.body(x).add_(x)
+
+
 def test_bodies(functional_net):
     units = residual_bodies(trace(functional_net))
     assert units == ["relu"]  # the end of its only unit's body
+    assert residual_bodies(trace(MethodSum())) == ["body"]
     plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1))
     assert residual_bodies(trace(plain)) == ["1", "3"]
     with pytest.raises(AktError, match="no convolution"):

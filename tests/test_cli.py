@@ -46,6 +46,24 @@ def test_quantize_and_evaluate(capsys, tmp_path, digits):
     assert code == 0  # ended: nothing to do
 
 
+def test_killed_between_the_student_and_the_record(capsys, tmp_path, digits):
+    out = tmp_path / "run"
+    assert run(capsys, "quantize", *SMALL, "--out", out)[0] == 0
+    record = json.loads((out / "record.json").read_text())
+    kept = {k: v for k, v in record.items() if k not in ("accuracy", "lam", "seconds")}
+    (out / "record.json").write_text(json.dumps({**kept, "status": "running"}))
+    assert run(capsys, "quantize", "--out", out, "--resume")[0] == 0
+    again = json.loads((out / "record.json").read_text())
+    assert again["accuracy"] == record["accuracy"]
+    assert again["seconds"] == record["seconds"]
+
+
+def test_a_run_that_no_command_made(capsys, tmp_path):
+    (tmp_path / "record.json").write_text("{}")
+    refused(capsys, 1, "no 'bench'", "evaluate", tmp_path)
+    refused(capsys, 1, "no 'settings'", "figures", "--runs", tmp_path, "--out", tmp_path / "f")
+
+
 def test_evaluate_a_teacher_alone(capsys, digits):
     code, printed, _ = run(capsys, "evaluate", "--json")
     assert code == 0

@@ -216,6 +216,14 @@ def test_an_unwritable_checkpoint_leaves_the_last_one_whole(digits, tmp_path, mo
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
+def test_history_is_on_the_disk_before_the_checkpoint_that_counts_on_it(digits, tmp_path):
+    run = Run.create(tmp_path / "run")
+    train(digits, Settings(method="adadfq", **SMALL), run, progress=False)
+    _, state = load_tensors(run / "checkpoint.safetensors")
+    assert len(run.history()) == state["epoch"] * SMALL["steps"]
+    assert run.record["seconds"] == pytest.approx(state["seconds"], abs=0.1)
+
+
 def start(out, *extra):
     command = [sys.executable, "-m", "akt_lab.cli", "quantize", "--method", "adadfq+akt"]
     sizes = ["--batch-size", "8", "--epochs", "5", "--steps", "6", "--threads", "1"]
