@@ -5,22 +5,20 @@ paper's networks; and a bench of your own is any function that returns a network
 `.safetensors` weights and a folder of images.
 """
 
-import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from akt_lab.digits import DIGITS_EPOCHS, DigitsNet, digits_split, train_digits_teacher
 from akt_lab.errors import AktError, UsageError, unknown
 from akt_lab.runs import load_tensors, save_tensors
 
@@ -306,56 +304,7 @@ def _check_fits(bench: Bench, classes: int | None) -> None:
         )
 
 
-# ---- digits -------------------------------------------------------------------------------------
-
-DIGITS_SIZE, DIGITS_WIDTH, DIGITS_EPOCHS = 16, 8, 30
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a skip; the skip is a 1x1 convolution where shapes change."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        """`stride` 2 halves height and width."""
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        same = stride == 1 and channels_in == channels
-        self.skip = (
-            nn.Identity()
-            if same
-            else nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, H, W) -> (B, channels, H/stride, W/stride)."""
-        return F.relu(self.body(x) + self.skip(x))
-
-
-class DigitsNet(nn.Module):
-    """ResNet-20's little sister: three residual units of 8, 16 and 32 channels."""
-
-    def __init__(self, width: int = DIGITS_WIDTH, channels: int = 1, num_classes: int = 10) -> None:
-        """`width` channels at full resolution, doubled twice."""
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        self.unit1 = ResidualBlock(width, width, 1)
-        self.unit2 = ResidualBlock(width, 2 * width, 2)
-        self.unit3 = ResidualBlock(2 * width, 4 * width, 2)
-        self.classifier = nn.Linear(4 * width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, S, S) -> logits (B, num_classes)."""
-        x = self.unit3(self.unit2(self.unit1(self.stem(x))))
-        return self.classifier(x.mean(dim=(2, 3)))
+# ---- digits ------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
@@ -390,52 +339,3 @@ def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
         save_tensors(path, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
     teacher.eval().to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench
-
-
-@functools.cache
-def digits_split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """scikit-learn's handwritten digits at 16x16: (images, labels) to train on, and to test on.
-
-    1,257 and 540 images, bytes (N, 1, 16, 16), the classes evenly spread over both.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits, labels = load_digits(return_X_y=True)  # (1797, 64), 0 to 16
-    small = torch.from_numpy(digits.astype(np.float32) / 16).view(-1, 1, 8, 8)
-    large = F.interpolate(small, size=DIGITS_SIZE, mode="bilinear", align_corners=False)
-    parts: Sequence[Any] = train_test_split(
-        (large * 255).round().byte().numpy(), labels, test_size=0.3, random_state=0, stratify=labels
-    )
-    train, test, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
-    return (train, train_labels.long()), (test, test_labels.long())
-
-
-def train_digits_teacher(
-    teacher: nn.Module, images: Tensor, labels: Tensor, progress: bool = True
-) -> None:
-    """Train the digits teacher: AdamW, one-cycle rate, images shifted by up to a pixel."""
-    epochs, batch = DIGITS_EPOCHS, 64
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for module in teacher.modules():
-            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
-                module.reset_parameters()
-        optimizer = torch.optim.AdamW(teacher.parameters(), 1e-2, weight_decay=1e-2)
-        steps = epochs * (len(images) // batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
-        teacher.train()
-        bar = tqdm(range(epochs), desc="training the digits teacher", disable=not progress)
-        for _ in bar:
-            for chosen in torch.randperm(len(images)).split(batch):
-                if len(chosen) < batch:
-                    continue
-                shift = torch.randint(-1, 2, (2,)).tolist()
-                shifted = torch.roll(images[chosen], shift, dims=(2, 3))
-                loss = F.cross_entropy(teacher(shifted), labels[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-    teacher.eval()

@@ -19,8 +19,8 @@ from akt_lab.attention import channel_attention, spatial_attention
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
-from akt_lab.quantizer import trace
 from akt_lab.runs import RECORD, Run, table
+from akt_lab.tracing import trace
 from akt_lab.training import load_generator, load_student
 
 SHOWN_BITS = 3  # the bit-width whose student and images are drawn, where it is among the runs

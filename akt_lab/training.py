@@ -9,10 +9,8 @@ student's loss   -> student's step
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,19 +18,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError
 from akt_lab.generator import Generator
 from akt_lab.losses import LAMBDA, Terms, akt_terms, kd_loss, total
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Method, Settings, get_method
-from akt_lab.quantizer import (
-    ActivationQuantizer,
-    freeze_ranges,
-    quantize_model,
-    speed_up,
-    trace,
-)
+from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model
 from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
+from akt_lab.tracing import speed_up, trace
 
 HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
 
@@ -183,7 +177,7 @@ def train(
     keep_freed_memory()
     training = prepare(bench, settings)
     if run:
-        _resume(training, run)
+        resume(training, run)
         run.update_record(
             settings=asdict(settings),
             versions=provenance(),
@@ -287,7 +281,7 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
         if run:
             run.append_history(rows)
     if run:
-        _save(training, run)
+        save(training, run)
 
 
 def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
@@ -386,52 +380,7 @@ def summary(training: Training) -> dict[str, float]:
     }
 
 
-# ---- checkpoint and resume ----------------------------------------------------------------------
-
-
-def _save(training: Training, run: Run) -> None:
-    tensors = dict(_tensors(training))
-    if training.holdout is not None:
-        tensors["holdout"] = training.holdout
-    state = {
-        "epoch": training.epoch,
-        "lam": training.lam,
-        "seconds": training.seconds,
-        "evaluations": training.evaluations,
-    }
-    save_tensors(run / CHECKPOINT, tensors, state)
-
-
-def _tensors(training: Training) -> Iterator[tuple[str, Tensor]]:
-    yield "rng", training.rng.get_state()
-    for kind in ("student", "generator"):
-        for name, tensor in getattr(training, kind).state_dict().items():
-            yield f"{kind}.{name}", tensor
-        optimizer = getattr(training, f"{kind}_optimizer").state_dict()
-        for index, slots in optimizer["state"].items():
-            for slot, value in slots.items():
-                if value is not None:
-                    yield f"{kind}_optimizer.{index}.{slot}", torch.as_tensor(value)
-
-
-def _resume(training: Training, run: Run) -> None:
-    """Go on from the run's checkpoint, if it has one; forget later rows of its history."""
-    path: Path = run / CHECKPOINT
-    tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
-    run.cut_history(state["epoch"] * training.settings.steps)
-    if not tensors:
-        return
-    training.epoch, training.lam = state["epoch"], state["lam"]
-    training.seconds = state["seconds"]
-    training.evaluations, training.holdout = state["evaluations"], tensors.get("holdout")
-    training.rng.set_state(tensors["rng"])
-    for kind in ("student", "generator"):
-        getattr(training, kind).load_state_dict(_under(tensors, f"{kind}."))
-        _load_optimizer(
-            getattr(training, f"{kind}_optimizer"), _under(tensors, f"{kind}_optimizer.")
-        )
-    if not training.warming_up:
-        freeze_ranges(training.student)
+# ---- what a run left ----------------------------------------------------------------------------
 
 
 def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
@@ -446,7 +395,7 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
         source = "the end of the run"
     else:
         tensors, state = _checkpoint(run)
-        tensors, source = _under(tensors, "student."), f"the checkpoint of epoch {state['epoch']}"
+        tensors, source = under(tensors, "student."), f"the checkpoint of epoch {state['epoch']}"
     student.load_state_dict(tensors)
     for module in student.modules():
         if isinstance(module, ActivationQuantizer):
@@ -457,7 +406,7 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
 def load_generator(run: Run, bench: Any) -> Generator:
     """A run's generator at its last checkpoint, in eval mode."""
     generator = prepare(bench, Settings.from_dict(run.record["settings"])).generator
-    generator.load_state_dict(_under(_checkpoint(run)[0], "generator."))
+    generator.load_state_dict(under(_checkpoint(run)[0], "generator."))
     return generator.eval().requires_grad_(False)
 
 
@@ -467,15 +416,3 @@ def _checkpoint(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{run.folder} has no checkpoint yet: its first comes at the end of the first epoch"
         )
     return load_tensors(run / CHECKPOINT)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state = optimizer.state_dict()
-    for name, value in tensors.items():
-        index, slot = name.split(".")
-        state["state"].setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict(state)

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from akt_lab import benches
-from akt_lab.benches import BenchSpec, DigitsNet, load_bench, load_weights, read_image_folder
+from akt_lab.benches import BenchSpec, load_bench, load_weights, read_image_folder
+from akt_lab.digits import DigitsNet, digits_split
 from akt_lab.errors import AktError, UsageError
 from akt_lab.training import evaluate
 
@@ -31,7 +32,7 @@ def test_digits(digits):
     assert counts.min() >= 50  # stratified
     assert evaluate(digits.teacher, digits) >= 98
     assert not digits.teacher.training
-    (train, _), (test, _) = benches.digits_split()
+    (train, _), (test, _) = digits_split()
     assert len(train) + len(test) == 1797
     batch = torch.cat([images for images, _ in digits.batches()])
     assert len(batch) == 540

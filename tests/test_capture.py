@@ -4,7 +4,7 @@ from torch import nn
 
 from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
 from akt_lab.errors import AktError, UsageError
-from akt_lab.quantizer import trace
+from akt_lab.tracing import trace
 
 
 def hooks(network):

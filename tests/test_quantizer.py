@@ -18,8 +18,8 @@ from akt_lab.quantizer import (
     fake_quantize_rows,
     freeze_ranges,
     quantize_model,
-    trace,
 )
+from akt_lab.tracing import EvalBatchNorm2d, speed_up, trace
 
 
 def uses(student):
@@ -285,7 +285,7 @@ def test_speed_up_changes_no_number(functional_net):
         net(torch.randn(8, 3, 32, 32))
     plain = trace(net).requires_grad_(False)
     fast = trace(net).requires_grad_(False)
-    quantizer.speed_up(fast, keep=residual_bodies(fast))
+    speed_up(fast, keep=residual_bodies(fast))
     x = torch.randn(4, 3, 32, 32, requires_grad=True)
     y = x.detach().clone().requires_grad_()
     a, b = plain(x), fast(y)
@@ -294,4 +294,4 @@ def test_speed_up_changes_no_number(functional_net):
     assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4 * x.grad.abs().max().item())
     assert any(getattr(m, "inplace", False) for m in fast.modules())
-    assert any(isinstance(m, quantizer.EvalBatchNorm2d) for m in fast.modules())
+    assert any(isinstance(m, EvalBatchNorm2d) for m in fast.modules())

@@ -16,7 +16,8 @@ import torch
 from akt_lab.attention import channel_attention, refined_feature_distillation, spatial_attention
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.capture import capture_maps, residual_bodies
-from akt_lab.quantizer import freeze_ranges, quantize_model, trace
+from akt_lab.quantizer import freeze_ranges, quantize_model
+from akt_lab.tracing import trace
 from akt_lab.training import evaluate
 
 bench = load_bench(BenchSpec())  # trains the teacher on first use, in half a minute

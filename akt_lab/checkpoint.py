@@ -1,0 +1,70 @@
+"""Save a training and go on from it to the same bits: weights, optimisers, random state."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from akt_lab.quantizer import freeze_ranges
+from akt_lab.runs import CHECKPOINT, Run, load_tensors, save_tensors
+
+
+def save(training: Any, run: Run) -> None:
+    """Write all of a `training.Training` that changes into the run's checkpoint."""
+    tensors = dict(_tensors(training))
+    if training.holdout is not None:
+        tensors["holdout"] = training.holdout
+    state = {
+        "epoch": training.epoch,
+        "lam": training.lam,
+        "seconds": training.seconds,
+        "evaluations": training.evaluations,
+    }
+    save_tensors(run / CHECKPOINT, tensors, state)
+
+
+def _tensors(training: Any) -> Iterator[tuple[str, Tensor]]:
+    yield "rng", training.rng.get_state()
+    for kind in ("student", "generator"):
+        for name, tensor in getattr(training, kind).state_dict().items():
+            yield f"{kind}.{name}", tensor
+        optimizer = getattr(training, f"{kind}_optimizer").state_dict()
+        for index, slots in optimizer["state"].items():
+            for slot, value in slots.items():
+                if value is not None:
+                    yield f"{kind}_optimizer.{index}.{slot}", torch.as_tensor(value)
+
+
+def resume(training: Any, run: Run) -> None:
+    """Go on from the run's checkpoint, if it has one; forget later rows of its history."""
+    path: Path = run / CHECKPOINT
+    tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
+    run.cut_history(state["epoch"] * training.settings.steps)
+    if not tensors:
+        return
+    training.epoch, training.lam = state["epoch"], state["lam"]
+    training.seconds = state["seconds"]
+    training.evaluations, training.holdout = state["evaluations"], tensors.get("holdout")
+    training.rng.set_state(tensors["rng"])
+    for kind in ("student", "generator"):
+        getattr(training, kind).load_state_dict(under(tensors, f"{kind}."))
+        _load_optimizer(
+            getattr(training, f"{kind}_optimizer"), under(tensors, f"{kind}_optimizer.")
+        )
+    if not training.warming_up:
+        freeze_ranges(training.student)
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    for name, value in tensors.items():
+        index, slot = name.split(".")
+        state["state"].setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict(state)
