@@ -227,9 +227,12 @@ def attention_side_by_side(
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
         headings = ("image", "teacher", "student", "student − teacher", "channel attention")
-        for panel, heading in zip(grid[0], headings, strict=True):
+        for panel, heading in zip(grid[0, :4], headings[:4], strict=True):
             panel.set_title(heading)
-        grid[0, 4].legend(loc="upper right", frameon=False, fontsize=8)
+        grid[0, 4].set_title(headings[4], loc="left")
+        grid[0, 4].legend(
+            loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=8
+        )
         figure.colorbar(
             seen,
             ax=grid[:, 1:3],
