@@ -51,6 +51,10 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--ranges": {"help": "activation ranges: ema, ema_legacy, minmax, per_channel_dynamic"},
     "--gradient": {"help": "straight-through gradient: identity or clipped"},
     "--precision": {"help": "fp32 (default) or bf16"},
+    "--compile": {
+        "action": "store_true",
+        "help": "fuse the step into one graph: pays from some thousand steps on",
+    },
     "--eval-every": {
         "type": _positive,
         "help": "epochs from one evaluation to the next (default: 1)",

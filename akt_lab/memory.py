@@ -1,23 +1,43 @@
-"""Keep freed memory in the process, where the next training step needs it again."""
+"""Keep freed memory in the process, in large pages, where the next training step needs it again."""
 
 import ctypes
+import os
 import sys
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # of Linux's mman.h; bytes
+RESERVED = 4 << 30  # bytes of addresses, not of memory: what a step of batch 200 fits into
 
 
 def keep_freed_memory() -> bool:
     """Tell glibc not to give freed tensors back to the kernel; elsewhere do nothing.
 
     A step frees and takes hundreds of blocks of megabytes. Given back, each comes again as empty
-    pages that the kernel has to map and clear: a tenth of a step on two cores.
+    pages that the kernel has to map and clear: a tenth of a step on two cores. Pages of 2 MB in
+    place of 4 kB save the processor's address look-ups: another tenth.
 
     Returns:
         Whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # musl has none
         return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    kept = bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    if kept:
+        _ask_for_huge_pages(libc)
+    return kept
+
+
+def _ask_for_huge_pages(libc: Any) -> None:
+    """Take a stretch of the heap, mark it, and free it: later tensors come to lie in it."""
+    libc.malloc.restype = ctypes.c_void_p
+    size = min(RESERVED, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    block = libc.malloc(ctypes.c_size_t(size))
+    if block:
+        start = -(-block // HUGE_PAGE) * HUGE_PAGE
+        length = ctypes.c_size_t((block + size - start) // HUGE_PAGE * HUGE_PAGE)
+        libc.madvise(ctypes.c_void_p(start), length, MADV_HUGEPAGE)  # advice: may be declined
+        libc.free(ctypes.c_void_p(block))

@@ -99,6 +99,8 @@ class Settings:
         ranges: rule for activation ranges.
         gradient: straight-through rule.
         precision: `fp32`, or `bf16` for autocast.
+        compile: whether the step runs as one compiled graph: rounds differently, and pays for
+            runs of some thousand steps.
         eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         seed: of the generator's weights, noise and classes.
     """
@@ -124,6 +126,7 @@ class Settings:
     ranges: str = "ema"
     gradient: str = "identity"
     precision: str = "fp32"
+    compile: bool = False
     eval_every: int = 1
     seed: int = 0
 

@@ -1,152 +1,28 @@
-"""One training step, the loop around it, evaluation, checkpoint and resume.
-
-z, y   -> generator -> images
-images -> teacher (frozen; its feature maps and batch-norm inputs are captured) -> t
-images -> student (its feature maps are captured), once a step                  -> s
-generator's loss -> gradient at the images -> generator's step
-student's loss   -> student's step
-"""
+"""A whole run: its networks, the loop around the step, evaluation, and what it leaves behind."""
 
 import math
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.capture import residual_bodies
 from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError
 from akt_lab.generator import Generator
-from akt_lab.losses import LAMBDA, Terms, akt_terms, kd_loss, total
+from akt_lab.losses import LAMBDA, kd_loss
 from akt_lab.memory import keep_freed_memory
-from akt_lab.methods import Method, Settings, get_method
+from akt_lab.methods import Settings
 from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model
 from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
+from akt_lab.step import Training, train_step
 from akt_lab.tracing import speed_up, trace
 
 HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
-
-
-@dataclass
-class Training:
-    """The three networks, their optimisers, and all else that changes: what a checkpoint holds."""
-
-    settings: Settings
-    teacher: nn.Module
-    student: nn.Module
-    generator: Generator
-    layers: list[str]
-    generator_optimizer: torch.optim.Optimizer
-    student_optimizer: torch.optim.Optimizer
-    rng: torch.Generator
-    epoch: int = 0
-    lam: float | None = None
-    holdout: Tensor | None = None
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def method(self) -> Method:
-        """The entry of METHODS."""
-        return get_method(self.settings.method)
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether this epoch trains the generator only, and observes activation ranges."""
-        return self.epoch < self.settings.warmup_epochs
-
-
-# ---- one step -----------------------------------------------------------------------------------
-
-
-def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
-    """One step of the generator and, after the warm-up, of the student.
-
-    Args:
-        run: the networks; their weights change.
-        z: noise, (B, latent).
-        y: classes, (B,).
-
-    Returns:
-        Every loss term, and the norm of the student's gradient; detached scalars.
-    """
-    shared = run.method.generator_sees_student  # one student pass then serves both losses
-    learns = not run.warming_up
-
-    # images, and what the teacher makes of them
-    with _autocast(run):
-        images = run.generator(z, y)  # (B, C, S, S)
-        pixels = images.detach().requires_grad_()
-        with (
-            capture_maps(run.teacher, run.layers) as teacher_maps,
-            capture_bn_inputs(run.teacher) as statistics,
-        ):
-            t = run.teacher(pixels).float()  # (B, classes)
-
-    # what the student makes of them
-    with (
-        _autocast(run),
-        torch.set_grad_enabled(shared or learns),
-        capture_maps(run.student, run.layers) as student_maps,
-    ):
-        s = run.student(pixels if shared else pixels.detach()).float()  # (B, classes)
-
-    # the generator learns from the gradient at its images
-    generator_terms = run.method.generator_terms(t, s, y, statistics)
-    at_pixels = torch.autograd.grad(total(generator_terms), pixels, retain_graph=shared and learns)
-    images.backward(at_pixels)
-    _step(run.generator_optimizer)
-    terms = {f"generator/{name}": term.detach() for name, term in generator_terms.items()}
-    if not learns:
-        return terms
-
-    # the student learns from the teacher's logits and feature maps
-    logit_terms = run.method.student_terms(s, t.detach(), y, run.settings.temperature)  # type: ignore
-    maps = [m.float() for m in student_maps.values()], [m.float() for m in teacher_maps.values()]
-    student_terms = _student_terms(run, logit_terms, *maps)
-    weights = list(run.student.parameters())
-    total(student_terms).backward(inputs=weights)
-    norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-    _step(run.student_optimizer)
-    terms |= {f"student/{name}": term.detach() for name, term in student_terms.items()}
-    return {**terms, "student/gradient_norm": norm}
-
-
-def _autocast(run: Training) -> torch.autocast:
-    device = run.generator.linear.weight.device.type
-    return torch.autocast(device, torch.bfloat16, enabled=run.settings.precision == "bf16")
-
-
-def _step(optimizer: torch.optim.Optimizer) -> None:
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _student_terms(
-    run: Training, logit_terms: Terms, student_maps: list[Tensor], teacher_maps: list[Tensor]
-) -> Terms:
-    if not run.settings.uses_features:
-        return logit_terms
-    variant, alpha = run.settings.variant, run.settings.alpha
-    if run.lam is None:
-        features = akt_terms({}, student_maps, teacher_maps, variant, alpha=1.0)
-        run.lam = _balance(run.student, logit_terms, features)
-    return akt_terms(logit_terms, student_maps, teacher_maps, variant, alpha, run.lam)
-
-
-def _balance(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
-    """The lambda at which both losses' gradients at the student's weights have one norm."""
-    weights = [w for w in student.parameters() if w.requires_grad]
-
-    def norm(terms: Terms) -> float:
-        gradients = torch.autograd.grad(total(terms), weights, retain_graph=True, allow_unused=True)
-        return torch.nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
-
-    return norm(logit_terms) / max(norm(features), torch.finfo(torch.float32).tiny)
 
 
 # ---- the loop -----------------------------------------------------------------------------------
@@ -240,13 +116,16 @@ def prepare(bench: Any, settings: Settings) -> Training:
         student,
         generator,
         layers,
-        torch.optim.Adam(generator.parameters(), settings.generator_lr, betas=(0.5, 0.999)),
+        torch.optim.Adam(
+            generator.parameters(), settings.generator_lr, betas=(0.5, 0.999), fused=True
+        ),
         torch.optim.SGD(
             student.parameters(),
             settings.student_lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.momentum > 0,
+            fused=True,
         ),
         torch.Generator().manual_seed(settings.seed),
         lam=_given_lambda(settings),

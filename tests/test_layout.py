@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "akt_lab"
 # From the bottom up; a module may import what stands before it, and nothing else of ours.
 ORDER = """
-    errors memory tracing quantizer attention losses generator capture runs digits benches methods
-    checkpoint training sweep plots demo gallery cli
+    errors memory tracing quantizer attention losses generator capture compiled runs digits benches
+    methods checkpoint step training sweep plots demo gallery cli
 """.split()
-ALONE = {"tracing", "attention", "generator", "capture", "runs", "digits", "plots", "memory"}
+ALONE = set("tracing attention generator capture compiled runs digits plots memory".split())
 
 
 def imports(module):
