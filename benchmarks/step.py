@@ -2,10 +2,10 @@
 
     python benchmarks/step.py --batch 200 --precision fp32 --json
 
-Same teacher, same weights, same noise and classes; the two take turns, and medians are compared.
-On the same images the losses of a first step must agree to 1e-4, or the comparison is refused (in
-float32; in bfloat16 the largest difference is only printed). Peak memory is
-measured in a process for each.
+Same teacher, same weights, same noise and classes. Each side lives in a process of its own, as
+its user would run it (ours keeps freed memory, the reference is plain PyTorch); the two take
+turns, and medians are compared. On the same images the losses of a first step must agree to 1e-4,
+or the comparison is refused (in float32 and uncompiled; else the difference is only printed).
 """
 
 import argparse
@@ -17,8 +17,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from pytorchcv.model_provider import get_model
 from reference import Reference
@@ -28,7 +30,8 @@ from akt_lab.benches import CIFAR_MEAN, CIFAR_STD, Bench
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Settings
 from akt_lab.quantizer import freeze_ranges
-from akt_lab.training import Training, prepare, train_step
+from akt_lab.step import Training, train_step
+from akt_lab.training import prepare
 
 BITS = 3
 TOLERANCE = 1e-4
@@ -44,7 +47,9 @@ def make_teacher() -> nn.Module:
     return teacher.eval()
 
 
-def make_ours(teacher: nn.Module, batch: int, precision: str) -> Training:
+def make_ours(
+    teacher: nn.Module, batch: int, precision: str = "fp32", compiled: bool = False
+) -> Training:
     """Our side, past its warm-up: ranges observed once and frozen."""
     none = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     classes = tuple("0123456789")
@@ -57,6 +62,7 @@ def make_ours(teacher: nn.Module, batch: int, precision: str) -> Training:
         act_bits=BITS,
         batch_size=batch,
         precision=precision,
+        compile=compiled,
     )
     ours = prepare(bench, settings)
     with torch.no_grad():
@@ -76,7 +82,10 @@ def check_losses(ours: Training, reference: Reference, batch: int) -> float:
     twin = copy.deepcopy(reference.generator)
     optimizer = torch.optim.Adam(twin.parameters(), 1e-3, betas=(0.5, 0.999))
     z, y = ours.generator.draw(batch, ours.rng)
-    same = dataclasses.replace(ours, generator=twin, generator_optimizer=optimizer)
+    settings = dataclasses.replace(ours.settings, compile=False)
+    same = dataclasses.replace(
+        ours, settings=settings, generator=twin, generator_optimizer=optimizer
+    )
     terms = train_step(same, z, y)
     plain = reference.step(z, y)
     floor = 1e-3 * sum(abs(value) for value in plain.values())
@@ -85,56 +94,85 @@ def check_losses(ours: Training, reference: Reference, batch: int) -> float:
     )
 
 
-def compare(batch: int, precision: str, repeats: int) -> dict[str, object]:
+class Side:
+    """One side in a process of its own: does a step when asked, and says how long it took."""
+
+    def __init__(self, side: str, options: argparse.Namespace) -> None:
+        """Starts it, and lets it do two steps (the first may compile for minutes)."""
+        flags = [f"--{name}={getattr(options, name)}" for name in ("batch", "precision", "threads")]
+        flags += ["--compile"] * options.compile + ["--equal-memory"] * options.equal_memory
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", side, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first_seconds = self.step()
+        self.step()
+
+    def step(self) -> float:
+        """Seconds of one more step."""
+        return float(self._ask("step"))
+
+    def peak_mb(self) -> float:
+        """Its peak resident memory so far, in MB; ends the process."""
+        peak = float(self._ask("peak"))
+        self.process.communicate()
+        return peak
+
+    def _ask(self, what: str) -> str:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(what, file=self.process.stdin, flush=True)
+        return self.process.stdout.readline()
+
+
+def serve(side: str, options: argparse.Namespace) -> None:
+    """The body of a `Side`'s process."""
+    torch.set_num_threads(options.threads)
+    if side == "ours" or options.equal_memory:
+        keep_freed_memory()  # as `akt-lab quantize` does
+    teacher = make_teacher()
+    ours = make_ours(teacher, options.batch, options.precision, options.compile)
+    step: Callable[..., object] = lambda z, y: train_step(ours, z, y)  # noqa: E731
+    if side == "reference":
+        step = Reference(teacher, ours.student, ours.generator, BITS).step
+    for question in sys.stdin:
+        if question.strip() == "peak":
+            print(round(peak_resident_kb() / 1024, 1), flush=True)
+            return
+        z, y = ours.generator.draw(options.batch, ours.rng)
+        start = time.perf_counter()
+        step(z, y)
+        print(time.perf_counter() - start, flush=True)
+
+
+def compare(options: argparse.Namespace) -> dict[str, object]:
     """One row: seconds a step of both, taken in turns, and their ratio."""
     teacher = make_teacher()
-    ours = make_ours(teacher, batch, precision)
+    ours = make_ours(teacher, options.batch, options.precision)
     reference = Reference(teacher, ours.student, ours.generator, BITS)
-    difference = check_losses(ours, reference, batch)
-    if precision == "fp32" and not difference < TOLERANCE:
+    difference = check_losses(ours, reference, options.batch)
+    if options.precision == "fp32" and not difference < TOLERANCE:
         raise SystemExit(f"losses differ by {difference:.1e} relative, over {TOLERANCE:.0e}")
-    seconds: dict[str, list[float]] = {"ours": [], "reference": []}
-    for _ in range(repeats + 1):
-        z, y = ours.generator.draw(batch, ours.rng)
-        start = time.perf_counter()
-        train_step(ours, z, y)
-        middle = time.perf_counter()
-        reference.step(z, y)
-        seconds["ours"].append(middle - start)
-        seconds["reference"].append(time.perf_counter() - middle)
-    ours_s, reference_s = (statistics.median(seconds[k][1:]) for k in ("ours", "reference"))
+    sides = Side("ours", options), Side("reference", options)
+    seconds = [[side.step() for side in sides] for _ in range(options.repeats)]
+    ours_s, reference_s = (statistics.median(column) for column in zip(*seconds, strict=True))
     return {
-        "batch": batch,
-        "precision": precision,
+        "batch": options.batch,
+        "precision": options.precision,
+        "compile": options.compile,
+        "equal_memory": options.equal_memory,
         "ratio": round(reference_s / ours_s, 3),
         "seconds": round(ours_s, 4),
         "reference_seconds": round(reference_s, 4),
-        "peak_mb": peak_memory("ours", batch, precision),
-        "reference_peak_mb": peak_memory("reference", batch, precision),
+        "peak_mb": sides[0].peak_mb(),
+        "reference_peak_mb": sides[1].peak_mb(),
+        "first_step_seconds": round(sides[0].first_seconds, 1),
         "largest_loss_difference": difference,
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
+        "threads": options.threads,
+        "repeats": options.repeats,
     }
-
-
-def peak_memory(side: str, batch: int, precision: str) -> float:
-    """Peak resident memory of a process that does three steps of one side, in MB."""
-    command = [sys.executable, __file__, "--batch", str(batch), "--precision", precision]
-    done = subprocess.run([*command, "--peak-of", side], capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def measure_peak(side: str, batch: int, precision: str) -> float:
-    """The body of `peak_memory`'s process."""
-    teacher = make_teacher()
-    ours = make_ours(teacher, batch, precision)
-    draw = ours.generator.draw
-    if side == "reference":
-        reference = Reference(teacher, ours.student, ours.generator, BITS)
-    for _ in range(3):
-        z, y = draw(batch, ours.rng)
-        _ = train_step(ours, z, y) if side == "ours" else reference.step(z, y)
-    return round(peak_resident_kb() / 1024, 1)
 
 
 def peak_resident_kb() -> int:
@@ -147,23 +185,39 @@ def peak_resident_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # macOS counts bytes
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """A row for every batch size, precision, and way to run the step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 200])
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32"])
+    parser.add_argument("--compile", action="store_true", help="our step as one compiled graph")
+    parser.add_argument(
+        "--equal-memory", action="store_true", help="keep freed memory in the reference, too"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="a JSON list of rows")
-    parser.add_argument("--peak-of", choices=("ours", "reference"), help=argparse.SUPPRESS)
+    parser.add_argument("--csv", type=Path, help="append the rows to this file")
+    parser.add_argument("--serve", choices=("ours", "reference"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as `akt-lab quantize` does; both sides gain by it
-    if options.peak_of:
-        print(measure_peak(options.peak_of, options.batch[0], options.precision[0]))
-        sys.exit()
-    rows = [compare(b, p, options.repeats) for b in options.batch for p in options.precision]
+    each = [
+        argparse.Namespace(**{**vars(options), "batch": batch, "precision": precision})
+        for batch in options.batch
+        for precision in options.precision
+    ]
+    if options.serve:
+        serve(options.serve, each[0])
+        return
+    rows = pd.DataFrame([compare(one) for one in each])
+    if options.csv:
+        rows.to_csv(options.csv, mode="a", header=not options.csv.exists(), index=False)
+    records = rows.to_dict("records")
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(records, indent=2))
     else:
-        for row in rows:
-            print("  ".join(f"{name}={value}" for name, value in row.items()))
+        print(*("  ".join(f"{k}={v}" for k, v in row.items()) for row in records), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
