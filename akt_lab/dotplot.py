@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from akt_lab.plots import METHOD_STYLE, STYLE, Drawing
 
 ROW = 0.3  # inches a cell
+ABOVE = 0.36  # of a row: where the paper's mark is, clear of the dot
+PAPER: Any = {"marker": "|", "markersize": 7, "mew": 2.2, "color": "0.1", "linestyle": "none"}
 
 
 def dots(cells: pd.DataFrame) -> Drawing:
@@ -64,11 +66,12 @@ def _panel(axes: Axes, cells: pd.DataFrame, bench: str) -> None:
         half = cell["last_high"] - cell["last"]
         axes.errorbar(cell["last"], place, xerr=None if half != half else half, capsize=3, **style)
         if cell["paper"] == cell["paper"]:
-            axes.plot(cell["paper"], place, marker="|", markersize=13, mew=2, color="0.1")
+            axes.plot(cell["paper"], place - ABOVE, **PAPER)
     for teacher in cells["teacher"].unique():
         axes.axvline(teacher, color="0.4", linestyle="--", linewidth=1)
     axes.set_yticks(places, [_label(cell) for cell in cells.to_dict("records")], fontsize=8.5)
     axes.set_ylim(places[-1] + 0.8, -0.8)
+    axes.set_xlim(right=min(100.5, axes.get_xlim()[1]))  # an interval may reach past 100%
     axes.set_title(bench, loc="left")
     axes.grid(axis="y", visible=False)
 
@@ -96,8 +99,6 @@ def _legend(figure: Any, paper: bool) -> None:
     ]
     labels = ["mean and 95% interval", "teacher"]
     if paper:
-        handles += axes.plot(
-            [], [], marker="|", markersize=13, mew=2, color="0.1", linestyle="none"
-        )
+        handles += axes.plot([], [], **PAPER)
         labels.append("paper")
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)

@@ -13,6 +13,9 @@ from akt_lab.errors import AktError
 from akt_lab.runs import HISTORY, Run, cannot_write, write_whole
 
 Line = dict[str, Any]
+NEEDED = {
+    "run", "status", "bench", "settings", "accuracy", "teacher_accuracy", "evaluation_images",
+}  # fmt: skip
 
 
 def line_of(run: Run) -> Line:
@@ -67,7 +70,7 @@ def read(path: Path) -> list[Line]:
 def _parsed(path: Path, number: int, text: str) -> Line:
     try:
         line = json.loads(text)
-        missing = {"run", "status", "bench", "settings", "accuracy"} - line.keys()
+        missing = NEEDED - line.keys()
     except (ValueError, AttributeError):
         missing = {"a JSON object"}
     if missing:

@@ -24,7 +24,7 @@ KEYS = ["bench", "bits", "method", "variant", "student_images", "teacher", "same
 OF_AKT = ("variant", "alpha", "lam")
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's
 PAPER_IMAGES = 10_000  # test images of CIFAR-10 and CIFAR-100
-SEEDS_TO_CLAIM = 3  # runs without which nothing is called reproduced
+SEEDS_TO_CLAIM, HALF_TO_CLAIM = 3, 1.0  # runs, and points of interval, to call it reproduced
 
 
 def load(paths: Sequence[Path]) -> pd.DataFrame:
@@ -54,14 +54,19 @@ def _row(line: Line) -> dict[str, Any]:
         "variant": settings["variant"] if akt else "",
         "student_images": max(0, steps) * settings["batch_size"],  # as planned: it may diverge
         "teacher": round(line["teacher_accuracy"], 2),
-        "same": json.dumps({**shared, **of_akt, **bench, **images}, sort_keys=True),
-        "pair": json.dumps({**shared, **bench, **images}, sort_keys=True),
+        "same": _key({**shared, **of_akt, **bench, **images}),
+        "pair": _key({**shared, **bench, **images}),
         "seed": settings["seed"],
         "ended": line["status"] == "done",
         "images": line["evaluation_images"],
         "commit": line.get("commit"),
         **{metric: line["accuracy"].get(metric, math.nan) for metric in METRICS},
     }
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    """The same for the same values; what is not set is as good as not there."""
+    return json.dumps({k: v for k, v in values.items() if v is not None}, sort_keys=True)
 
 
 # ---- intervals ----------------------------------------------------------------------------------
@@ -155,8 +160,9 @@ def _what_differs(cells: pd.DataFrame) -> list[str]:
 
 
 def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    names = [name for name in own if any(other[name] != own[name] for other in others)]
-    return ", ".join(f"{name}={own[name]}" for name in names)
+    known = {name for each in others for name in each}
+    names = [n for n in sorted(known) if any(other.get(n) != own.get(n) for other in others)]
+    return ", ".join(f"{name}={own.get(name)}" for name in names)
 
 
 # ---- the paper ----------------------------------------------------------------------------------
@@ -208,6 +214,8 @@ def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
         return ", ".join(reasons)
     if cell["runs"] < SEEDS_TO_CLAIM:
         return "too few seeds"
+    if cell["best_high"] - cell["best_low"] > 2 * HALF_TO_CLAIM:
+        return "interval too wide"
     inside = cell["best_low"] <= float(row["top1"]) <= cell["best_high"]
     return "reproduced" if inside and not cell["diverged"] else "not reproduced"
 
