@@ -29,6 +29,7 @@ from akt_lab.runs import Run, claim
 from akt_lab.training import evaluate, train
 
 Ended = tuple[Job, Line | Exception]
+PATIENCE = 10  # seconds for a cluster to answer
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _connected(address: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(address, timeout=10)
+        return Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise AktError(f"--scheduler {address}: no Dask scheduler answers there") from error
 
