@@ -168,12 +168,14 @@ def _connected(address: str) -> Any:
 
 # ---- in a worker --------------------------------------------------------------------------------
 
+_screen = threading.RLock()
 _one_at_a_time = threading.Lock()  # PyTorch's seed and threads belong to the whole process
 
 
 def _run_on_worker(job: Job, place: Place, topic: str) -> Line:
     from distributed import get_worker
 
+    tqdm.set_lock(_screen)  # its own is a semaphore between processes, left behind by SIGKILL
     worker = get_worker()
     key = worker.get_current_task()
 
