@@ -198,8 +198,8 @@ def _quantize(options: argparse.Namespace) -> int:
     from akt_lab.grid import Job
     from akt_lab.methods import Settings
     from akt_lab.runs import RECORD, Run
-    from akt_lab.sweep import do
     from akt_lab.training import evaluate
+    from akt_lab.worker import do
 
     given, out = _given_settings(options), getattr(options, "out", None)
     if getattr(options, "resume", False):
@@ -362,7 +362,7 @@ def _free_folder(settings: Any, spec: Any) -> Path:
 def _device(options: argparse.Namespace) -> str:
     import torch
 
-    from akt_lab.sweep import choose_device
+    from akt_lab.worker import choose_device
 
     if hasattr(options, "threads"):
         if options.threads < 1:

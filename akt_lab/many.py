@@ -68,7 +68,8 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str
     from akt_lab.benches import BenchSpec
     from akt_lab.grid import has_ended, jobs_of
     from akt_lab.results import Results
-    from akt_lab.sweep import Place, choose_device, run_grid
+    from akt_lab.sweep import run_grid
+    from akt_lab.worker import Place, choose_device
 
     out = options.out.absolute()
     others = {k: v for k, v in settings.items() if k not in ("bits", "weight_bits", "act_bits")}

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "akt_lab"
 # From the bottom up; a module may import what stands before it, and nothing else of ours.
 ORDER = """
     errors memory tracing quantizer attention losses generator capture compiled runs digits benches
-    methods checkpoint step training results grid live sweep tables plots dotplot demo gallery many
-    cli
+    methods checkpoint step training results grid live worker sweep tables plots dotplot demo
+    gallery many cli
 """.split()
 ALONE = set("tracing attention generator capture compiled runs digits plots memory live".split())
 

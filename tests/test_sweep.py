@@ -8,8 +8,9 @@ import time
 
 import psutil
 import pytest
+import torch
 
-from akt_lab import sweep, tables
+from akt_lab import sweep, tables, worker
 from akt_lab.benches import BenchSpec
 from akt_lab.cli import main
 from akt_lab.errors import AktError, UsageError
@@ -96,7 +97,7 @@ def test_what_a_line_holds(undisturbed):
 
 def test_the_same_sweep_again_does_nothing(undisturbed, monkeypatch):
     before = (undisturbed / "results.jsonl").read_bytes()
-    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("a run was done again"))
+    monkeypatch.setattr(worker, "train", lambda *_: pytest.fail("a run was done again"))
     monkeypatch.setattr(sweep, "_on_dask", lambda *_: pytest.fail("workers were started"))
     assert go(*GRID, *SIZES, "--workers", 0, "--out", undisturbed) == 0
     with pytest.raises(pytest.fail.Exception, match="workers"):
@@ -110,7 +111,7 @@ def test_what_was_killed_between_a_run_s_end_and_its_line(undisturbed, tmp_path,
     kept = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(kept[:3]) + kept[3][:40])  # cut while writing
     shutil.rmtree(out / lines(undisturbed)[0]["run"])  # its line is enough
-    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("a run was done again"))
+    monkeypatch.setattr(worker, "train", lambda *_: pytest.fail("a run was done again"))
     assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
     assert len(lines(out)) == 6
     assert numbers(out) == numbers(undisturbed)
@@ -177,7 +178,7 @@ def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digi
 
     def one_is_lost(todo, place, tell):
         yield todo[0], MemoryError("its worker was killed")
-        yield todo[1], sweep._run_job(todo[1], place, tell)
+        yield todo[1], worker.run_job(todo[1], place, tell)
 
     monkeypatch.setattr(sweep, "_here", one_is_lost)
     with pytest.raises(AktError, match=r"1 runs did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
@@ -187,7 +188,7 @@ def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digi
 
 def test_places():
     with pytest.raises(UsageError, match="cpu or cuda, not 'tpu'"):
-        sweep.choose_device("tpu")
+        worker.choose_device("tpu")
 
 
 # ---- what is shown ------------------------------------------------------------------------------
@@ -217,14 +218,7 @@ def test_progress_is_told_and_shown(capsys):
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_same_table(undisturbed, tmp_path, digits):
-    assert go(*GRID, *SIZES, "--workers", 2, "--out", tmp_path) == 0
-    assert numbers(tmp_path) == numbers(undisturbed)
-    assert the_table(tmp_path) == the_table(undisturbed)
-
-
-@pytest.mark.slow
-def test_a_cluster_that_is_there(undisturbed, tmp_path, digits):
+def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys):
     """Its workers have two threads each; runs in one process must not disturb each other."""
     from distributed import LocalCluster
 
@@ -234,13 +228,14 @@ def test_a_cluster_that_is_there(undisturbed, tmp_path, digits):
         assert go(*arguments, "--out", tmp_path) == 0
         (tmp_path / "results.jsonl").unlink()
         assert go(*arguments, "--out", tmp_path) == 0  # its runs have ended all the same
-        bad = ["--teacher", "nets:none", "--data", tmp_path, "--mean", 0, "--std", 1]
-        assert go(*arguments, *bad, "--out", tmp_path / "bad") == 1
+        if not torch.cuda.is_available():  # a worker's mistake is one line here
+            assert go(*arguments, "--device", "cuda", "--out", tmp_path / "gpu") == 1
+            assert "finds no CUDA device on" in capsys.readouterr().err.splitlines()[-1]
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
 LONGER = ["--methods", "adadfq", "adadfq+akt", "--seeds", "0", "1", "--batch-size", "8"]
-LONGER += ["--epochs", "6", "--steps", "12"]
+LONGER += ["--epochs", "5", "--steps", "10"]
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +297,7 @@ def test_stopped_then_killed_then_done(longer, tmp_path):
     assert error.splitlines()[-1].endswith("the same command goes on from it")
     assert "Traceback" not in error
     psutil.wait_procs(workers, timeout=30)
-    assert not [worker for worker in workers if worker.is_running()]
+    assert not [each for each in workers if each.is_running()]
 
     process = start(tmp_path)
     wait_for(lambda: (tmp_path / "results.jsonl").exists(), process)
