@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from akt_lab.memory import laid_out_as
 from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs import CHECKPOINT, Run, load_tensors, save_tensors
 
@@ -64,7 +65,12 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state = optimizer.state_dict()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for name, value in tensors.items():
         index, slot = name.split(".")
-        state["state"].setdefault(int(index), {})[slot] = value
+        weight = weights[int(index)].detach()
+        whole = value.shape == weight.shape  # and not a count of steps
+        state["state"].setdefault(int(index), {})[slot] = (
+            laid_out_as(weight, value) if whole else value
+        )
     optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The command line: `akt-lab demo | quantize | evaluate | figures | doctor | lab`.
+"""The command line: `akt-lab demo | quantize | evaluate | sweep | table | figures | doctor | lab`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from akt_lab import __version__
+from akt_lab import __version__, many
 from akt_lab.errors import AktError, UsageError
 
 
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "demo": _demo,
             "quantize": _quantize,
             "evaluate": _evaluate,
+            "sweep": lambda o: many.sweep(o, _given_settings(o), _given_bench(o)),
+            "table": many.table,
             "figures": _figures,
             "doctor": _doctor,
             "lab": lambda o: _lab(o, rest),
@@ -129,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    sweep = many.add_sweep(commands, SETTING_OPTIONS)
+    _add_bench_options(sweep)
+    many.add_table(commands)
 
     figures = commands.add_parser("figures", help="draw figures again from runs, without training")
     figures.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
@@ -189,10 +195,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _quantize(options: argparse.Namespace) -> int:
     from akt_lab.benches import BenchSpec, load_bench
+    from akt_lab.grid import Job
     from akt_lab.methods import Settings
     from akt_lab.runs import RECORD, Run
-    from akt_lab.sweep import Job, do
     from akt_lab.training import evaluate
+    from akt_lab.worker import do
 
     given, out = _given_settings(options), getattr(options, "out", None)
     if getattr(options, "resume", False):
@@ -355,16 +362,13 @@ def _free_folder(settings: Any, spec: Any) -> Path:
 def _device(options: argparse.Namespace) -> str:
     import torch
 
+    from akt_lab.worker import choose_device
+
     if hasattr(options, "threads"):
         if options.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {options.threads}")
         torch.set_num_threads(options.threads)
-    device = getattr(options, "device", "cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"--device takes cpu or cuda, not {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AktError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    return device
+    return choose_device(getattr(options, "device", None))
 
 
 def _result(run: Any) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from akt_lab.benches import BenchSpec
+from akt_lab.grid import Job
 from akt_lab.methods import Settings
 from akt_lab.plots import proportion_interval
 from akt_lab.runs import Run, table
-from akt_lab.sweep import Job, run_grid
+from akt_lab.sweep import run_grid
 
 METHODS, BITS = ("ptq", "adadfq", "adadfq+akt"), (2, 3, 4)
 

@@ -12,6 +12,10 @@ class UsageError(AktError):
     """An argument that cannot be right, whatever the files hold. The command line exits with 2."""
 
 
+class DivergedError(AktError):
+    """A loss or gradient that is not finite: the run's result, and not a mistake of the user's."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a `name` that is not among the `known` ones, with the nearest of them."""
     known = list(known)

@@ -1,9 +1,12 @@
-"""Keep freed memory in the process, in large pages, where the next training step needs it again."""
+"""Memory as a training step needs it: kept in the process, in large pages, and laid out alike."""
 
 import ctypes
 import os
 import sys
 from typing import Any
+
+import torch
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # of Linux's mman.h; bytes
@@ -41,3 +44,15 @@ def _ask_for_huge_pages(libc: Any) -> None:
         length = ctypes.c_size_t((block + size - start) // HUGE_PAGE * HUGE_PAGE)
         libc.madvise(ctypes.c_void_p(start), length, MADV_HUGEPAGE)  # advice: may be declined
         libc.free(ctypes.c_void_p(block))
+
+
+def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor`, of `weight`'s shape, with its elements in the same places of memory.
+
+    PyTorch's fused optimisers walk through weight, gradient and momentum as they lie in memory,
+    and do not check that these agree: a contiguous gradient of a channels-last weight would
+    update the wrong elements.
+    """
+    if tensor.stride() == weight.stride():
+        return tensor
+    return torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)

@@ -13,8 +13,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,43 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> AktError:
+def cannot_write(path: Path, error: OSError) -> AktError:
+    """The error to raise for a file that could not be written: says whether the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return AktError(
             f"no space left to write {path}: what was saved before is whole; "
             "free some space and go on with --resume"
         )
     return AktError(f"cannot write {path}: {error.strerror or error}")
+
+
+@contextmanager
+def claim(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Make `folder` if need be, and be the only process in it; ends with the process in any case.
+
+    Where the file system has no locks (or on Windows) nobody is kept out.
+
+    Raises:
+        AktError: if `wait` is False and another process is in it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise AktError(f"another process is writing to {folder}: wait for it") from error
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -103,7 +130,7 @@ class Run:
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(run.folder, error) from error
+            raise cannot_write(run.folder, error) from error
         return run
 
     @classmethod
@@ -164,7 +191,7 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())  # before the checkpoint that counts on these rows
         except OSError as error:
-            raise _cannot_write(self / HISTORY, error) from error
+            raise cannot_write(self / HISTORY, error) from error
 
     def cut_history(self, rows: int) -> None:
         """Keep the first `rows` lines: those that the checkpoint knows of."""

@@ -17,6 +17,7 @@ from akt_lab.capture import capture_bn_inputs, capture_maps
 from akt_lab.compiled import as_one_graph, unchanged_buffers
 from akt_lab.generator import Generator
 from akt_lab.losses import Terms, akt_terms, total
+from akt_lab.memory import laid_out_as
 from akt_lab.methods import Method, Settings, get_method
 
 Gradients = Sequence[Tensor | None]
@@ -143,7 +144,7 @@ def _autocast(run: Training) -> torch.autocast:
 def _step(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
     weights = optimizer.param_groups[0]["params"]
     for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient
+        weight.grad = None if gradient is None else laid_out_as(weight.detach(), gradient)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

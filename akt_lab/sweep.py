@@ -1,130 +1,133 @@
-"""A grid of runs, two or more side by side, each in a process and with threads of its own.
+"""A grid of runs: in this process, on workers of this machine, or on a Dask cluster.
 
 Small networks keep one core busy and leave the second idle, so two single-thread runs side by
-side finish nearly twice as fast as one after the other.
+side finish nearly twice as fast as one after the other. A run that lost its worker is done again
+from its checkpoint; one that ended is never done again.
 """
 
-import functools
-import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
+from akt_lab import results
+from akt_lab.benches import load_bench
+from akt_lab.errors import AktError
+from akt_lab.grid import Job, has_ended
+from akt_lab.live import Live, Tell
+from akt_lab.results import Line, Results
+from akt_lab.runs import Run, claim
+from akt_lab.worker import Place, run_job, run_on_worker
 
-from akt_lab.benches import Bench, BenchSpec, load_bench
-from akt_lab.errors import AktError, UsageError
-from akt_lab.methods import Settings
-from akt_lab.runs import RECORD, Run
-from akt_lab.training import evaluate, train
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a grid: what to do, on which bench, into which folder."""
-
-    settings: Settings
-    spec: BenchSpec
-    folder: Path
+Ended = tuple[Job, Line | Exception]
+PATIENCE = 10  # seconds for a cluster to answer
 
 
-def run_grid(jobs: Sequence[Job], workers: int | None = None, progress: bool = True) -> list[Run]:
-    """Do every job that is not done yet, `workers` at a time; a diverged run stops no other.
+def run_grid(
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    progress: bool = True,
+    place: Place | None = None,
+    results_file: Path | None = None,
+) -> list[Run]:
+    """Do every job that has not ended yet; a diverged run stops no other.
 
     Args:
         jobs: their folders differ.
-        workers: processes, one thread each; as many as there are cores where None.
-        progress: whether each worker shows a bar.
+        workers: shorthand for `place`: processes, one thread each.
+        progress: whether to show it.
+        place: where to do them.
+        results_file: each run's line is appended here when it ends.
 
     Returns:
         The jobs' runs, in their order; look at each record's `status`.
+
+    Raises:
+        AktError: a mistake (it stops all), or runs that did not end; the same call goes on.
     """
-    for spec in {job.spec for job in jobs}:
-        load_bench(spec, progress=progress)  # here first: mistakes show at once, caches are filled
-    context = multiprocessing.get_context("spawn")
-    start = (context.RLock(), context.Value("i", 0))
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, not {workers}")
-    with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
-        futures = [pool.submit(_run_job, job, progress) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BrokenProcessPool as error:
-            raise AktError(
-                "a worker was killed (out of memory?): the same command goes on"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [Run.open(job.folder) for job in jobs]
+    place = place or Place(workers)
+    with claim(results_file.parent, wait=False) if results_file else nullcontext():
+        kept = Results(results_file) if results_file else None
+        lines = kept.lines if kept else {}
+        ended = [job for job in jobs if has_ended(job, lines)]
+        for job in ended if kept else []:
+            if kept and job.name not in lines:  # killed between its end and its line
+                kept.append(results.line_of(Run.open(job.folder)))
+        todo = [job for job in jobs if job not in ended]
+        with Live(len(jobs), len(ended), progress) as live:
+            _do_all(todo, place, live, kept)
+    return [Run(job.folder) for job in jobs]
 
 
-def _start_worker(lock: Any, counter: Any) -> None:
-    """One thread a worker, and one line of the screen."""
-    global _position
-    torch.set_num_threads(1)
-    with counter.get_lock():
-        _position = counter.value
-        counter.value += 1
-    tqdm.set_lock(lock)
+def _do_all(todo: Sequence[Job], place: Place, live: Live, kept: Results | None) -> None:
+    for spec in {job.spec for job in todo}:
+        load_bench(spec, progress=False)  # here first: mistakes show at once, caches are filled
+    do_jobs = _here if place.workers == 0 else _on_dask
+    lost: list[str] = []
+    with closing(do_jobs(todo, place, live.tell)) as ends:  # Ctrl-C closes the cluster, too
+        for job, line in ends if todo else ():
+            if isinstance(line, Exception):
+                lost.append(f"{job.name} ({type(line).__name__}: {line})")
+            elif kept:
+                kept.append(line)
+            live.end(job.name, line)
+    if lost:
+        raise AktError(f"{len(lost)} runs did not end; the same command goes on: {'; '.join(lost)}")
 
 
-_position = 0
+# ---- in this process, or on Dask ----------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=2)
-def _bench(spec: BenchSpec) -> tuple[Bench, float]:
-    bench = load_bench(spec, progress=False)
-    return bench, evaluate(bench.teacher, bench)
+def _here(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
+    for job in jobs:
+        yield job, run_job(job, place, tell)
 
 
-def _run_job(job: Job, progress: bool) -> None:
-    if _is_done(job):
+def _on_dask(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
+    """The jobs as they end. A mistake stops all; a lost worker's run is done again, thrice."""
+    from distributed import as_completed
+
+    topic = f"akt-lab-{uuid.uuid4().hex}"
+    with _client(place, len(jobs)) as client:
+        client.subscribe_topic(topic, lambda event: tell(event[1]))
+        futures = {
+            client.submit(run_on_worker, job, place, topic, key=f"{topic}-{n}", priority=-n): job
+            for n, job in enumerate(jobs)
+        }
+        for future in as_completed(futures):
+            error = future.exception()
+            if isinstance(error, AktError):
+                raise error
+            yield futures[future], error or future.result()
+
+
+@contextmanager
+def _client(place: Place, jobs: int) -> Iterator[Any]:
+    """A client of the cluster at `place.scheduler`, or of one that lives as long as this."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    if place.scheduler:
+        with _connected(place.scheduler) as client:
+            yield client
         return
-    run = Run(job.folder) if (job.folder / RECORD).exists() else Run.create(job.folder)
+    workers = min(place.workers or os.cpu_count() or 1, jobs)
+    quiet = {"silence_logs": 60, "dashboard_address": None}  # above CRITICAL; no web page
+    small = {"threads_per_worker": 1, "memory_limit": 0, "preload": ["akt_lab.worker"]}
+    with (
+        dask.config.set({"distributed.scheduler.worker-saturation": 1.0}),  # none waits at a worker
+        LocalCluster(n_workers=workers, **small, **quiet) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _connected(address: str) -> Any:
+    from distributed import Client
+
     try:
-        do(job, run, *_bench(job.spec), progress, _position)
-    except AktError as error:
-        if run.record.get("status") != "failed":  # not a divergence: a mistake, or a full disk
-            raise error
-
-
-def do(
-    job: Job, run: Run, bench: Bench, teacher_accuracy: float, progress: bool, position: int = 0
-) -> None:
-    """Do one job in its run folder, from the folder's checkpoint where there is one.
-
-    Raises:
-        AktError: what `training.train` raises.
-    """
-    run.update_record(
-        settings=asdict(job.settings),
-        bench=job.spec.to_dict(),
-        teacher_accuracy=teacher_accuracy,
-        images=len(bench.images),
-        classes=bench.num_classes,
-    )
-    train(bench, job.settings, run, progress, position)
-
-
-def _is_done(job: Job) -> bool:
-    """Whether the folder holds this very run, ended.
-
-    Raises:
-        AktError: if it holds another one.
-    """
-    if not (job.folder / RECORD).exists():
-        return False
-    record = Run.open(job.folder).record
-    if "settings" not in record:
-        return False
-    if Settings.from_dict(record["settings"]) != job.settings:
-        raise AktError(f"{job.folder} holds a run with other settings: choose another --out")
-    return record.get("status") in ("done", "failed")
+        return Client(address, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise AktError(f"--scheduler {address}: no Dask scheduler answers there") from error

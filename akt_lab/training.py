@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.capture import residual_bodies
 from akt_lab.checkpoint import resume, save, under
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
 from akt_lab.losses import LAMBDA, kd_loss
 from akt_lab.memory import keep_freed_memory
@@ -33,7 +34,7 @@ def train(
     settings: Settings,
     run: Run | None = None,
     progress: bool = True,
-    position: int = 0,
+    make_bar: Callable[..., Any] = tqdm,
 ) -> Training:
     """Train a student; leave record, history, checkpoints and student in `run`'s folder.
 
@@ -44,11 +45,11 @@ def train(
         settings: what to do.
         run: the run folder, or None to keep nothing.
         progress: whether to show a progress bar.
-        position: its line on the screen, where several runs share it.
+        make_bar: what makes it; called and used as tqdm.
 
     Raises:
-        AktError: a loss that is not finite (which one, and where), a full disk, a teacher that
-            cannot be quantized.
+        DivergedError: a loss that is not finite: which one, and where.
+        AktError: a full disk, a teacher that cannot be quantized.
     """
     keep_freed_memory()
     training = prepare(bench, settings)
@@ -62,9 +63,7 @@ def train(
         )
     total_steps = settings.epochs * settings.steps
     initial = training.epoch * settings.steps
-    bar = tqdm(
-        total=total_steps, initial=initial, unit="step", disable=not progress, position=position
-    )
+    bar = make_bar(total=total_steps, initial=initial, unit="step", disable=not progress)
     with bar:
         bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
         try:
@@ -86,8 +85,10 @@ def _outcome(training: Training) -> dict[str, Any]:
 
 
 def _record_failure(training: Training, run: Run, error: AktError) -> None:
+    """`failed` is final; what was `stopped` by a full disk, say, can go on."""
+    status = "failed" if isinstance(error, DivergedError) else "stopped"
     with suppress(AktError):  # a full disk has no room for this either
-        run.update_record(status="failed", error=str(error), **_outcome(training))
+        run.update_record(status=status, error=str(error), **_outcome(training))
 
 
 def prepare(bench: Any, settings: Settings) -> Training:
@@ -175,7 +176,7 @@ def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
 def _check_finite(row: dict[str, float]) -> None:
     bad = [name for name, value in row.items() if not math.isfinite(value)]
     if bad:
-        raise AktError(
+        raise DivergedError(
             f"the run diverged: {', '.join(bad)} not finite at epoch {row['epoch']}, step "
             f"{row['step']}; the last checkpoint is kept. Try more bits or a lower --student-lr"
         )

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from akt_lab.benches import BenchSpec
+from akt_lab.grid import Job
 from akt_lab.methods import Settings
 from akt_lab.runs import Run
-from akt_lab.sweep import Job, run_grid
+from akt_lab.sweep import run_grid
 
 METHODS = (
     ("gdfq", "paper"),

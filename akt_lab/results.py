@@ -1,0 +1,106 @@
+"""results.jsonl: one line a run, with all that a table needs and where it came from.
+
+Lines are appended as runs end; a line that was cut short by a crash is dropped when it is read.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from akt_lab.errors import AktError
+from akt_lab.runs import HISTORY, Run, cannot_write, write_whole
+
+Line = dict[str, Any]
+NEEDED = {
+    "run", "status", "bench", "settings", "accuracy", "teacher_accuracy", "evaluation_images",
+}  # fmt: skip
+
+
+def line_of(run: Run) -> Line:
+    """What a run that ended leaves in results.jsonl. Accuracies in percent, times in seconds."""
+    record = run.record
+    versions = dict(record.get("versions", {}))
+    line = {
+        "run": run.folder.name,
+        "status": record["status"],
+        "bench": public_bench(record["bench"]),
+        "settings": record["settings"],
+        "accuracy": record.get("accuracy", {}),
+        "teacher_accuracy": record["teacher_accuracy"],
+        "evaluation_images": record["images"],
+        "student_images": _student_images(run, record["settings"]),
+        "lam": record.get("lam"),
+        "seconds": record.get("seconds"),
+        "device": record.get("device"),
+        "commit": versions.pop("commit", None),
+        "versions": versions,
+    }
+    return line | ({"error": record["error"]} if record["status"] == "failed" else {})
+
+
+def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A bench's spec with the names of its files in place of their paths on this machine."""
+    names = {name: os.path.basename(spec[name]) for name in ("weights", "data") if spec.get(name)}
+    return json.loads(json.dumps({**spec, **names}))  # tuples are lists, as in a file
+
+
+def _student_images(run: Run, settings: Mapping[str, Any]) -> int:
+    """Images the student was trained on: batch x its steps. Less than planned if it diverged."""
+    with open(run / HISTORY, "rb") as file:
+        steps = sum(1 for _ in file)
+    return max(0, steps - settings["warmup_epochs"] * settings["steps"]) * settings["batch_size"]
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of a results file; a last line that was cut short is left out.
+
+    Raises:
+        AktError: if it cannot be read, or a line is not a run's; names the line.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AktError(f"{path} cannot be read ({error})") from error
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    return [_parsed(path, number, line) for number, line in enumerate(whole, 1) if line.strip()]
+
+
+def _parsed(path: Path, number: int, text: str) -> Line:
+    try:
+        line = json.loads(text)
+        missing = NEEDED - line.keys()
+    except (ValueError, AttributeError):
+        missing = {"a JSON object"}
+    if missing:
+        raise AktError(f"{path}, line {number} is not a run's: no {', '.join(sorted(missing))}")
+    return line
+
+
+class Results:
+    """A results file that grows: every run is in it once, whatever was killed in between."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there, and drop a last line that was cut short."""
+        self.path = path
+        self.lines = {line["run"]: line for line in read(path)} if path.exists() else {}
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            write_whole(path, _text(list(self.lines.values())).encode())
+
+    def append(self, line: Line) -> None:
+        """Add a run's line, on the disk when this returns; a run that is there already is not."""
+        if line["run"] in self.lines:
+            return
+        try:
+            with open(self.path, "a") as file:
+                file.write(_text([line]))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self.lines[line["run"]] = line
+
+
+def _text(lines: Sequence[Line]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)

@@ -1,0 +1,311 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from akt_lab import sweep, tables, worker
+from akt_lab.benches import BenchSpec
+from akt_lab.cli import main
+from akt_lab.errors import AktError, UsageError
+from akt_lab.grid import jobs_of
+from akt_lab.live import Live, Report
+from akt_lab.methods import Settings
+from akt_lab.results import Results
+from akt_lab.runs import Run, claim
+
+SIZES = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
+GRID = ["--methods", "ptq", "adadfq", "adadfq+akt", "--bits", "3", "4"]
+
+
+def go(*arguments):
+    return main(["sweep", *map(str, arguments)])
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def numbers(out):
+    """What must not depend on where and how often a sweep ran."""
+    kept = ("settings", "bench", "accuracy", "teacher_accuracy", "student_images", "lam", "status")
+    return {line["run"]: {name: line[name] for name in kept} for line in lines(out)}
+
+
+def the_table(out):
+    return tables.to_markdown(tables.summarise(tables.load([out / "results.jsonl"])))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    """The grid, one run after the other in this process."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
+    return out
+
+
+# ---- the grid -----------------------------------------------------------------------------------
+
+
+def test_each_cell_once(tmp_path):
+    grid = [["ptq", "adadfq", "adadfq+akt"], [3, 4], [0, 1, 1], ["paper", "code"]]
+    jobs = jobs_of(tmp_path, BenchSpec(), *grid, {"epochs": 8})
+    assert len({job.settings for job in jobs}) == len({job.name for job in jobs}) == len(jobs) == 16
+    assert jobs[0].name == "digits-ptq-3w3a-0"
+    assert {job.settings.seed for job in jobs[:8]} == {0}  # seed by seed
+    assert "digits-adadfq+akt-code-4w4a-1" in {job.name for job in jobs}
+    assert all(job.settings.epochs in (8, job.settings.warmup_epochs) for job in jobs)
+    mixed = jobs_of(tmp_path, BenchSpec(), ["ptq"], [2, 3], [0], ["paper"], {"act_bits": 8})
+    assert [job.name for job in mixed] == ["digits-ptq-2w8a-0", "digits-ptq-3w8a-0"]
+
+
+def test_a_dry_run_lists_and_does_nothing(capsys, tmp_path, undisturbed):
+    out = tmp_path / "new"
+    arguments = [*GRID, "--variants", "paper", "code", *SIZES, "--dry-run", "--out"]
+    assert go(*arguments, out) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert not out.exists()
+    assert go(*arguments, undisturbed) == 0
+    assert capsys.readouterr().out.count("(ended)") == 6
+
+
+# ---- in this process ----------------------------------------------------------------------------
+
+
+def test_what_a_line_holds(undisturbed):
+    rows = lines(undisturbed)
+    assert len(rows) == len({row["run"] for row in rows}) == 6
+    by_name = {row["run"]: row for row in rows}
+    assert by_name["digits-adadfq-3w3a-0"]["student_images"] == 1 * 3 * 8
+    assert by_name["digits-ptq-3w3a-0"]["student_images"] == 0
+    for row in rows:
+        record = Run.open(undisturbed / row["run"]).record
+        assert Settings.from_dict(row["settings"]) == Settings.from_dict(record["settings"])
+        assert row["accuracy"] == record["accuracy"]
+        assert {"last", "best", "label_free"} <= row["accuracy"].keys()
+        assert row["teacher_accuracy"] >= 98
+        assert row["versions"]["threads"] == 1
+        assert {"commit", "seconds", "device", "status"} <= row.keys()
+    assert "| digits | 4w4a | adadfq+akt `paper` |" in the_table(undisturbed)
+
+
+def test_the_same_sweep_again_does_nothing(undisturbed, monkeypatch):
+    before = (undisturbed / "results.jsonl").read_bytes()
+    monkeypatch.setattr(worker, "train", lambda *_: pytest.fail("a run was done again"))
+    monkeypatch.setattr(sweep, "_on_dask", lambda *_: pytest.fail("workers were started"))
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", undisturbed) == 0
+    with pytest.raises(pytest.fail.Exception, match="workers"):
+        go(*GRID, *SIZES, "--seeds", 1, "--out", undisturbed)
+    assert (undisturbed / "results.jsonl").read_bytes() == before
+
+
+def test_what_was_killed_between_a_run_s_end_and_its_line(undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed, out)
+    kept = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(kept[:3]) + kept[3][:40])  # cut while writing
+    shutil.rmtree(out / lines(undisturbed)[0]["run"])  # its line is enough
+    monkeypatch.setattr(worker, "train", lambda *_: pytest.fail("a run was done again"))
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
+    assert len(lines(out)) == 6
+    assert numbers(out) == numbers(undisturbed)
+
+
+def test_a_diverged_run_is_a_result_and_stops_no_other(tmp_path, capsys, digits):
+    grid = ["--methods", "gdfq", "ptq", "--batch-size", 8, "--epochs", 4, "--steps", 4]
+    assert go(*grid, "--student-lr", "1e6", "--workers", 0, "--out", tmp_path) == 0
+    failed, done = lines(tmp_path)
+    assert failed["status"] == "failed"
+    assert "the run diverged: student/" in failed["error"]
+    assert 0 < failed["student_images"] <= 3 * 4 * 8
+    assert done["status"] == "done"
+    assert "failed: the run diverged" in capsys.readouterr().err
+    assert "0 + 1 diverged" in the_table(tmp_path)
+
+
+def test_a_full_disk_is_no_divergence(tmp_path, monkeypatch, digits):
+    def full(*_):
+        raise AktError("no space left to write it")
+
+    arguments = ["--methods", "adadfq", *SIZES, "--workers", 0, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr("akt_lab.training.save", full)
+        assert go(*arguments) == 1
+    assert Run.open(tmp_path / "digits-adadfq-3w3a-0").record["status"] == "stopped"
+    assert go(*arguments) == 0
+    assert [line["status"] for line in lines(tmp_path)] == ["done"]
+
+
+def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "PATIENCE", 0.5)
+    same = [*GRID, "--out", undisturbed]
+    new = ["--out", tmp_path]
+    for code, words, arguments in (
+        (1, "was made with epochs 2, not 3", [*same, *SIZES[:2], "--epochs", 3, "--steps", 3]),
+        (2, "did you mean 'adadfq'", [*new, "--methods", "adadq"]),
+        (2, "did you mean 'paper'", [*new, "--variants", "papr"]),
+        (2, "2 to 8, not 9", [*new, "--bits", 9]),
+        (2, "needs --weights", [*new, "--bench", "cifar10", "--workers", 0]),
+        (1, "--teacher nets:none: ModuleNotFoundError", [
+            *new, "--teacher", "nets:none", "--data", tmp_path, "--mean", 0, "--std", 1,
+        ]),
+        (2, "at least 0, not -1", [*new, "--workers", -1]),
+        (2, "--threads must be at least 1", [*new, "--threads", 0]),
+        (2, "exclude each other", [*new, "--workers", 1, "--scheduler", "tcp://127.0.0.1:9"]),
+        (1, "no Dask scheduler answers", [*new, "--scheduler", "tcp://127.0.0.1:9"]),
+    ):  # fmt: skip
+        assert go(*arguments) == code
+        error = [e for e in capsys.readouterr().err.splitlines() if e.startswith("akt-lab sweep:")]
+        assert len(error) == 1
+        assert words in error[0]
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_one_sweep_at_a_time_in_a_folder(tmp_path, capsys):
+    with claim(tmp_path):
+        assert go("--out", tmp_path) == 1
+    assert "another process is writing" in capsys.readouterr().err
+
+
+def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digits):
+    jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [3, 4], [0], ["paper"], {"steps": 2})
+
+    def one_is_lost(todo, place, tell):
+        yield todo[0], MemoryError("its worker was killed")
+        yield todo[1], worker.run_job(todo[1], place, tell)
+
+    monkeypatch.setattr(sweep, "_here", one_is_lost)
+    with pytest.raises(AktError, match=r"1 runs did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
+        sweep.run_grid(jobs, 0, False, results_file=tmp_path / "results.jsonl")
+    assert list(Results(tmp_path / "results.jsonl").lines) == ["digits-ptq-4w4a-0"]
+
+
+def test_places():
+    with pytest.raises(UsageError, match="cpu or cuda, not 'tpu'"):
+        worker.choose_device("tpu")
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+def test_progress_is_told_and_shown(capsys):
+    events = []
+    with Report(events.append, "a", steps=2, total=4, initial=0) as report:
+        report.told = float("-inf")
+        report.set_postfix({"accuracy": "91.00%"})
+        report.update()
+    assert events[0]["start"]
+    assert not events[1]["start"]
+    assert events[1]["note"] == "epoch 0/2 step 1 91.00%"
+    with Live(total=3, ended=1, show=True) as live:
+        for event in (*events, {**events[0], "epoch": 1}):
+            live.tell({**event, "worker": "0"})
+        live.end("a", {"status": "done", "accuracy": {"last": 91.0}, "seconds": 2.0})
+        live.end("b", ValueError("why"))
+    shown = capsys.readouterr().err
+    assert "its worker was lost: a goes on from epoch 1" in shown
+    assert "2/3  a  91.00% after the last epoch, 2 s" in shown
+    assert "3/3  b  did not end: ValueError: why" in shown
+
+
+# ---- on Dask ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys):
+    """Its workers have two threads each; runs in one process must not disturb each other."""
+    from distributed import LocalCluster
+
+    quiet = {"silence_logs": 60, "dashboard_address": None, "memory_limit": 0}
+    with LocalCluster(n_workers=1, threads_per_worker=2, **quiet) as cluster:
+        arguments = [*GRID, *SIZES, "--scheduler", cluster.scheduler_address]
+        assert go(*arguments, "--out", tmp_path) == 0
+        (tmp_path / "results.jsonl").unlink()
+        assert go(*arguments, "--out", tmp_path) == 0  # its runs have ended all the same
+        if not torch.cuda.is_available():  # a worker's mistake is one line here
+            assert go(*arguments, "--device", "cuda", "--out", tmp_path / "gpu") == 1
+            assert "finds no CUDA device on" in capsys.readouterr().err.splitlines()[-1]
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+LONGER = ["--methods", "adadfq+akt", "--seeds", "0", "1", "2", "--batch-size", "8"]
+LONGER += ["--epochs", "4", "--steps", "10"]
+
+
+@pytest.fixture(scope="module")
+def longer(digits, tmp_path_factory):
+    out = tmp_path_factory.mktemp("longer")
+    assert go(*LONGER, "--workers", 0, "--out", out) == 0
+    return out
+
+
+def start(out, *arguments):
+    command = [sys.executable, "-m", "akt_lab.cli", "sweep", *LONGER, "--workers", "2"]
+    return subprocess.Popen(
+        [*command, "--out", str(out), *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def workers_of(process):
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [c for c in children if any("spawn_main" in part for part in c.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_and_doubles_nothing(longer, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.safetensors"))) >= 2, process)
+    victims = workers_of(process)
+    assert len(victims) == 2
+    victims[0].send_signal(signal.SIGKILL)
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 0, error
+    assert "its worker was lost: " in error
+    assert "Traceback" not in error
+    assert len(lines(tmp_path)) == 3
+    assert numbers(tmp_path) == numbers(longer)
+    assert the_table(tmp_path) == the_table(longer)
+
+
+@pytest.mark.slow
+def test_stopped_then_killed_then_done(longer, tmp_path):
+    """Ctrl-C, then SIGKILL of the whole sweep, and the same command once more."""
+    process = start(tmp_path)
+    wait_for(lambda: list(tmp_path.glob("*/checkpoint.safetensors")), process)
+    workers = workers_of(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error.splitlines()[-1].endswith("the same command goes on from it")
+    assert "Traceback" not in error
+    psutil.wait_procs(workers, timeout=30)
+    assert not [each for each in workers if each.is_running()]
+
+    process = start(tmp_path)
+    wait_for(lambda: (tmp_path / "results.jsonl").exists(), process)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert go(*LONGER, "--workers", 0, "--out", tmp_path) == 0
+    assert len(lines(tmp_path)) == 3
+    assert numbers(tmp_path) == numbers(longer)
