@@ -66,11 +66,11 @@ class FolderImages:
     def decode(self, paths: Sequence[str], progress: bool = False) -> Tensor:
         """Bytes (B, C, S, S) of the images at these paths, decoded in threads."""
         bar = tqdm(total=len(paths), desc="reading images", unit="image", disable=not progress)
-        images = torch.empty((len(paths), *self.shape[1:]), dtype=torch.uint8)
+        images = np.empty((len(paths), *self.shape[1:]), np.uint8)
 
         def decode(start: int) -> None:
             for i in range(start, min(start + CHUNK, len(paths))):
-                images[i] = self._decode(paths[i], self.shape[1:])
+                images[i] = self._decode(paths[i], tuple(self.shape[1:]))
             bar.update(min(CHUNK, len(paths) - start))
 
         with bar, ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 1)) as pool:
@@ -81,17 +81,17 @@ class FolderImages:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return images
+        return torch.from_numpy(images)
 
-    def _decode(self, path: str, shape: torch.Size | None = None) -> Tensor:
+    def _decode(self, path: str, shape: Sequence[int] | None = None) -> np.ndarray:
         try:
             with Image.open(path) as picture:
                 pixels = self._fitted(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise AktError(f"{path} is not an image that can be read ({error})") from error
-        image = torch.from_numpy(np.array(pixels)).reshape(*pixels.size[::-1], -1).permute(2, 0, 1)
+        image = np.asarray(pixels).reshape(*pixels.size[::-1], -1).transpose(2, 0, 1)
         if image.shape[1] != image.shape[2] or (shape and image.shape != shape):
-            raise AktError(f"{path} is {tuple(image.shape[1:])}: images differ; give --image-size")
+            raise AktError(f"{path} is {image.shape[1:]}: images differ; give --image-size")
         return image
 
     def _fitted(self, picture: Any) -> Any:
@@ -183,6 +183,7 @@ def read_cifar(archive: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         images = torch.from_numpy(test["data"]).view(-1, 3, 32, 32)
         return images, torch.tensor(labels), tuple(names)
     except (tarfile.TarError, pickle.UnpicklingError, zlib.error, EOFError, OSError) as error:
-        raise AktError(f"{archive} cannot be read ({error})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        raise AktError(f"{archive} cannot be read ({reason})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise AktError(f"{archive} does not hold CIFAR's test images ({error!r})") from error
