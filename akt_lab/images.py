@@ -19,6 +19,7 @@ from akt_lab.errors import AktError
 
 IN_MEMORY = 2**30  # bytes of images up to which a folder is decoded at once
 CHUNK = 32  # images that a thread decodes at a time
+TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
 
 
 class FolderImages:
@@ -36,6 +37,8 @@ class FolderImages:
         """
         self.paths, self.channels, self.size, self.resize = paths, channels, size, resize
         self.shape = torch.Size((len(paths), *self._decode(paths[0]).shape))
+        tiny = os.path.getsize(paths[0]) < TINY
+        self.threads = 1 if tiny else min(32, (os.cpu_count() or 1) + 1)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -64,7 +67,7 @@ class FolderImages:
                 yield images
 
     def decode(self, paths: Sequence[str], progress: bool = False) -> Tensor:
-        """Bytes (B, C, S, S) of the images at these paths, decoded in threads."""
+        """Bytes (B, C, S, S) of the images at these paths, decoded in threads if they are large."""
         bar = tqdm(total=len(paths), desc="reading images", unit="image", disable=not progress)
         images = np.empty((len(paths), *self.shape[1:]), np.uint8)
 
@@ -73,7 +76,7 @@ class FolderImages:
                 images[i] = self._decode(paths[i], tuple(self.shape[1:]))
             bar.update(min(CHUNK, len(paths) - start))
 
-        with bar, ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 1)) as pool:
+        with bar, ThreadPoolExecutor(self.threads) as pool:
             work = [pool.submit(decode, start) for start in range(0, len(paths), CHUNK)]
             try:
                 for done in work:

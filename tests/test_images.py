@@ -16,8 +16,10 @@ def _never_held(monkeypatch):
     monkeypatch.setattr(images_module, "IN_MEMORY", 0)
 
 
-def test_order_and_values(tmp_path):
-    """The fast reader against PIL, one image after the other."""
+@pytest.mark.parametrize("tiny", [0, images_module.TINY])
+def test_order_and_values(tmp_path, tiny, monkeypatch):
+    """The fast reader, with and without threads, against PIL, one image after the other."""
+    monkeypatch.setattr(images_module, "TINY", tiny)
     write_images(tmp_path / "data", count=100)  # more than a thread's share
     images, labels, _ = read_image_folder(tmp_path / "data", 3, progress=False)
     paths = sorted((tmp_path / "data").glob("*/*.png"))
