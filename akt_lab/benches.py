@@ -1,13 +1,16 @@
 """Benches: a teacher, the images to evaluate on, and their normalisation.
 
 `digits` works offline and trains its own teacher on first use; `cifar10` and `cifar100` are the
-paper's networks; and a bench of your own is any function that returns a network, with
-`.safetensors` weights and a folder of images.
+paper's networks, downloaded on first use; `imagenet-resnet18` and `imagenet-mobilenet_v2` need a
+folder of ImageNet's validation images; and a bench of your own is any function that returns a
+network, with weights and a folder of images.
 """
 
 import importlib
+import io
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,17 +19,15 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from akt_lab.digits import DIGITS_EPOCHS, DigitsNet, digits_split, train_digits_teacher
+from akt_lab.downloads import Source, fetch
 from akt_lab.errors import AktError, UsageError, unknown
+from akt_lab.images import FolderImages, read_cifar, read_image_folder
+from akt_lab.known import BENCHES, KNOWN, Known
 from akt_lab.runs import load_tensors, save_tensors
 
-CIFAR_MEAN = (0.49139968, 0.48215827, 0.44653124)
-CIFAR_STD = (0.24703233, 0.24348505, 0.26158768)
-CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
-CIFAR100_STD = (0.2675, 0.2565, 0.2761)
-EVALUATION_BATCH = 250
+EVALUATION_BATCH, EVALUATION_PIXELS = 250, 250 * 96 * 96
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Bench:
     Attributes:
         name: as on the command line, or the teacher's `module:function`.
         teacher: in eval mode.
-        images: (N, channels, S, S), bytes.
+        images: (N, channels, S, S), bytes; decoded when used where they are too many to be held.
         labels: (N,).
         classes: their names, in the order of the teacher's logits.
         mean, std: of each channel, on the scale 0 to 1.
@@ -45,7 +46,7 @@ class Bench:
 
     name: str
     teacher: nn.Module
-    images: Tensor
+    images: Tensor | FolderImages
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -68,9 +69,14 @@ class Bench:
         return self.images.shape[2]
 
     @property
+    def batch_size(self) -> int:
+        """How many images `batches` yields at a time: 250, fewer of large ones."""
+        return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // self.image_size**2))
+
+    @property
     def num_batches(self) -> int:
         """How many `batches` yields."""
-        return -(-len(self.images) // EVALUATION_BATCH)
+        return -(-len(self.images) // self.batch_size)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes (B, channels, S, S) -> the teacher's input space, channels last."""
@@ -87,10 +93,9 @@ class Bench:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised evaluation images (B, channels, S, S) and labels (B,), on the device."""
-        for start in range(0, len(self.images), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
-            images = self.normalise(self.images[chosen].to(self.device))
-            yield images, self.labels[chosen].to(self.device)
+        parts = self.images.split(self.batch_size), self.labels.split(self.batch_size)
+        for images, labels in zip(*parts, strict=True):
+            yield self.normalise(images.to(self.device)), labels.to(self.device)
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ class BenchSpec:
     """What it takes to load a bench again; kept in every run's record.
 
     Attributes:
-        bench: `digits`, `cifar10` or `cifar100`; None for one's own.
+        bench: a name of `BENCHES`; None for one's own.
         teacher: `module:function` that returns one's own network.
-        weights: a .safetensors file.
+        weights: a .safetensors file, or a .pth file of a state dict.
         data: a folder with one folder of images for each class.
         mean, std: of each channel, on the scale 0 to 1.
         image_size: to which images are resized and cropped; as they are where None.
@@ -137,54 +142,73 @@ def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> B
     if spec.teacher is None and spec.bench == "digits":
         return _digits(spec, device, progress)
     _check_complete(spec)
-    teacher, mean, std, classes = _known(spec) if spec.teacher is None else _own(spec)
-    if spec.weights:
-        load_weights(teacher, Path(spec.weights))
-    images, labels, names = read_image_folder(
-        Path(spec.data or ""), len(mean), spec.image_size, progress
-    )
+    known = None if spec.teacher else KNOWN[str(spec.bench)]
+    teacher = known.build() if known else call_factory(str(spec.teacher))
+    _fill(teacher, spec, known, progress)
+    mean = spec.mean or (known.mean if known else ())
+    std = spec.std or (known.std if known else ())
+    images, labels, names = _images(spec, known, len(mean), progress)
     name = spec.teacher or str(spec.bench)
     bench = Bench(name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
-    _check_fits(bench, classes)
+    _check_fits(bench)
     bench.teacher.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench
 
 
-# ---- the paper's benches, and one's own ---------------------------------------------------------
+# ---- a bench's parts -----------------------------------------------------------------------------
 
-KNOWN = {
-    "cifar10": ("resnet20_cifar10", CIFAR_MEAN, CIFAR_STD, 10),
-    "cifar100": ("resnet20_cifar100", CIFAR100_MEAN, CIFAR100_STD, 100),
-}
-BENCHES = ("digits", *KNOWN)
+
+def _fill(teacher: nn.Module, spec: BenchSpec, known: Known | None, progress: bool) -> None:
+    """Give the teacher the weights that were named, or its own."""
+    if spec.weights:
+        load_weights(teacher, Path(spec.weights))
+    elif known:
+        path = fetch(known.weights, _cache() / known.weights.file, progress)
+        load_weights(teacher, path, known.weights)
+
+
+def _images(
+    spec: BenchSpec, known: Known | None, channels: int, progress: bool
+) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
+    """Images, labels and classes: those of the folder that was named, or the bench's own."""
+    if spec.data or known is None or known.archive is None:
+        resize, crop = (known.resize, known.crop) if known else (None, None)
+        if spec.image_size:
+            resize, crop = None, spec.image_size
+        return read_image_folder(Path(str(spec.data)), channels, crop, progress, resize)
+    source = known.archive
+    kept = _cache() / f"{source.file.removesuffix('.tar.gz')}-test.safetensors"
+    if not kept.exists():
+        archive = fetch(source, _cache() / source.file, progress)
+        images, labels, names = read_cifar(archive)
+        save_tensors(kept, {"images": images, "labels": labels}, {"classes": names})
+    tensors, state = load_tensors(kept)
+    return tensors["images"], tensors["labels"], tuple(state["classes"])
 
 
 def _check_complete(spec: BenchSpec) -> None:
     if spec.teacher is None and spec.bench not in KNOWN:
         raise unknown("bench", str(spec.bench), BENCHES)
-    if not spec.data or (spec.teacher is None and not spec.weights):
+    needed = ["weights", "data"] if spec.teacher else []
+    if spec.teacher is None and KNOWN[str(spec.bench)].archive is None:
+        needed = ["data"]  # ImageNet's images may not be passed on
+    missing = [name for name in needed if not getattr(spec, name)]
+    if missing:
+        form = {"weights": "--weights FILE", "data": "--data DIR (a folder of images a class)"}
         name = f"--teacher {spec.teacher}" if spec.teacher else f"--bench {spec.bench}"
         raise UsageError(
-            f"{name} needs --weights FILE.safetensors and --data DIR (a folder of images for each "
-            "class); nothing is downloaded. --bench digits needs neither"
+            f"{name} needs {' and '.join(form[n] for n in missing)}; --bench digits needs nothing"
         )
+    if spec.weights and not Path(spec.weights).is_file():
+        raise AktError(f"--weights: no file {spec.weights}")
+    if spec.data and not Path(spec.data).is_dir():
+        raise AktError(f"--data {spec.data}: no such folder")
     if spec.teacher and not (spec.mean and spec.std):
         raise UsageError("--teacher needs --mean and --std, one number for each colour channel")
     if len(spec.mean or ()) != len(spec.std or ()) or len(spec.mean or (0,)) not in (1, 3):
         raise UsageError("--mean and --std take one number each (grey) or three each (colour)")
     if any(value <= 0 for value in spec.std or ()):
         raise UsageError("--std must be positive")
-
-
-def _known(spec: BenchSpec) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...], int]:
-    from pytorchcv.model_provider import get_model
-
-    architecture, mean, std, classes = KNOWN[str(spec.bench)]
-    return get_model(architecture), spec.mean or mean, spec.std or std, classes
-
-
-def _own(spec: BenchSpec) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...], None]:
-    return call_factory(str(spec.teacher)), spec.mean or (), spec.std or (), None
 
 
 def call_factory(name: str) -> nn.Module:
@@ -211,14 +235,21 @@ def call_factory(name: str) -> nn.Module:
     return network
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a .safetensors file into a network.
+def load_weights(network: nn.Module, path: Path, source: Source | None = None) -> None:
+    """Load a .safetensors file into a network, or a .pth file of a state dict.
+
+    Of a file that was downloaded from `source`, what the network has not is left out.
 
     Raises:
         AktError: if they do not fit; names the tensors.
     """
-    tensors, _ = load_tensors(path)
     expected = network.state_dict()
+    if path.suffix == ".safetensors":
+        tensors, _ = load_tensors(path)
+    else:
+        tensors = _load_pth(path, source.member if source else None)
+    if source:
+        tensors = {name: t for name, t in tensors.items() if name in expected}
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     problems = [
         f"{name} is missing" for name in expected if name not in tensors | dict.fromkeys(optional)
@@ -235,55 +266,23 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict(tensors, strict=False)
 
 
-def read_image_folder(
-    folder: Path, channels: int, image_size: int | None = None, progress: bool = True
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images of a folder with one folder for each class, in alphabetical order.
-
-    Returns:
-        bytes (N, channels, S, S), labels (N,), and the classes' names.
-
-    Raises:
-        AktError: a folder that is not there, holds no classes or no images, an image that cannot
-            be read, or images that are not square and of one size while `image_size` is None.
-    """
-    from torchvision.datasets import ImageFolder
-
-    if not folder.is_dir():
-        raise AktError(f"--data {folder}: no such folder")
+def _load_pth(path: Path, member: str | None) -> dict[str, Tensor]:
+    """A state dict as PyTorch saves it; nothing that its pickle could call is called."""
     try:
-        dataset = ImageFolder(str(folder), transform=_image_reader(channels, image_size))
-    except FileNotFoundError as error:
-        raise AktError(
-            f"--data {folder}: expected one folder of images for each class, such as "
-            f"{folder}/cat/0001.jpg ({str(error).splitlines()[0]})"
-        ) from error
-    pictures: list[Tensor] = []
-    for path, _ in tqdm(dataset.samples, desc="reading images", unit="image", disable=not progress):
-        pictures.append(_read(dataset, path, pictures[0].shape if pictures else None))
-    return torch.stack(pictures), torch.tensor(dataset.targets), tuple(dataset.classes)
-
-
-def _read(dataset: Any, path: str, shape: torch.Size | None) -> Tensor:
-    try:
-        image = dataset.transform(dataset.loader(path))
-    except (OSError, SyntaxError) as error:
-        raise AktError(f"{path} is not an image that can be read ({error})") from error
-    if image.shape[1] != image.shape[2] or (shape and image.shape != shape):
-        raise AktError(f"{path} is {tuple(image.shape[1:])}: images differ; give --image-size")
-    return image
-
-
-def _image_reader(channels: int, image_size: int | None) -> Callable[[Any], Tensor]:
-    from torchvision import transforms as T
-
-    grey = [T.Grayscale()] if channels == 1 else []
-    resize = [T.Resize(image_size), T.CenterCrop(image_size)] if image_size else []
-    return T.Compose([*grey, *resize, T.PILToTensor()])
+        data = path.read_bytes()
+        if member:
+            data = zipfile.ZipFile(io.BytesIO(data)).read(member)
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or a hostile file can raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise AktError(f"{path} is not a file of weights ({reason})") from error
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise AktError(f"{path} holds no state dict: save one by torch.save(net.state_dict(), …)")
+    return dict(found)
 
 
 @torch.inference_mode()
-def _check_fits(bench: Bench, classes: int | None) -> None:
+def _check_fits(bench: Bench) -> None:
     """Run one image through the teacher: its channels and classes must be those of the images."""
     first = next((m for m in bench.teacher.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != bench.channels:
@@ -298,7 +297,7 @@ def _check_fits(bench: Bench, classes: int | None) -> None:
         raise AktError(f"the teacher cannot run on these images ({reason})") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise AktError("the teacher must return logits (B, classes), one tensor")
-    if logits.shape[1] != bench.num_classes or classes not in (None, bench.num_classes):
+    if logits.shape[1] != bench.num_classes:
         raise AktError(
             f"the teacher knows {logits.shape[1]} classes, --data holds {bench.num_classes} folders"
         )
@@ -308,17 +307,20 @@ def _check_fits(bench: Bench, classes: int | None) -> None:
 
 
 def cache_folder() -> Path:
-    """Where the digits teacher is kept: $AKT_LAB_CACHE, or the user's cache folder."""
+    """Where teachers and downloads are kept: $AKT_LAB_CACHE, or the user's cache folder."""
     return Path(os.environ.get("AKT_LAB_CACHE") or user_cache_path("akt-lab"))
 
 
-def _make_cache(folder: Path) -> None:
+def _cache() -> Path:
+    """The cache folder, made if it is not there."""
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AktError(
             f"{folder} cannot be made: set AKT_LAB_CACHE to a folder that can"
         ) from error
+    return folder
 
 
 def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
@@ -335,7 +337,6 @@ def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
         load_weights(teacher, path)
     else:
         train_digits_teacher(teacher, bench.normalise(train), train_labels, progress)
-        _make_cache(path.parent)
-        save_tensors(path, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
+        save_tensors(_cache() / path.name, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
     teacher.eval().to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench

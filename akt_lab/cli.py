@@ -151,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     bench = parser.add_argument_group("bench")
-    bench.add_argument("--bench", help="digits (default), cifar10 or cifar100")
+    bench.add_argument(
+        "--bench",
+        help="digits (default), cifar10 or cifar100 (downloaded on first use), imagenet-resnet18 "
+        "(or just imagenet) or imagenet-mobilenet_v2 (weights are downloaded, --data is yours)",
+    )
     bench.add_argument("--teacher", help="one's own network: module:function that returns it")
-    bench.add_argument("--weights", help="the teacher's weights, .safetensors")
+    bench.add_argument("--weights", help="the teacher's weights, .safetensors or .pth")
     bench.add_argument("--data", help="evaluation images: a folder for each class")
     for name in ("--mean", "--std"):
         bench.add_argument(

