@@ -1,4 +1,4 @@
-"""The command line: `akt-lab demo | quantize | evaluate | figures | doctor | lab`.
+"""The command line: `akt-lab demo | quantize | evaluate | figures | methods | doctor | lab`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
@@ -28,7 +28,8 @@ def _positive(text: str) -> int:
 _positive.__name__ = "whole number of at least 1"  # what argparse calls it
 
 SETTING_OPTIONS: dict[str, dict[str, Any]] = {
-    "--method": {"help": "ptq, gdfq, gdfq+akt, adadfq or adadfq+akt (default: adadfq+akt)"},
+    "--method": {"help": "see `akt-lab methods` (default: adadfq+akt)"},
+    "--preset": {"help": "paper (default), code or quick: what the options below replace"},
     "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
     "--weight-bits": {"type": int, "help": "bits of weights, where they differ"},
     "--act-bits": {"type": int, "help": "bits of activations, where they differ"},
@@ -46,9 +47,14 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
     "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
     "--variant": {"help": "of AKT: paper (default), code or published"},
+    "--pool": {"type": _positive, "help": "images optimised once, for hast and zeroq"},
+    "--pool-steps": {"type": _positive, "help": "steps of their optimisation (default: 500)"},
     "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},
     "--lam": {"type": float, "help": "weight of AKT's features (default: see the README)"},
-    "--ranges": {"help": "activation ranges: ema, ema_legacy, minmax, per_channel_dynamic"},
+    "--ranges": {
+        "help": "activation ranges: ema, ema_legacy, minmax or per_channel_dynamic"
+        " (default: the method's)"
+    },
     "--gradient": {"help": "straight-through gradient: identity or clipped"},
     "--precision": {"help": "fp32 (default) or bf16"},
     "--compile": {
@@ -76,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "evaluate": _evaluate,
             "figures": _figures,
             "doctor": _doctor,
+            "methods": _methods,
             "lab": lambda o: _lab(o, rest),
         }[options.command](options)
     except AktError as error:
@@ -134,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     figures.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of runs")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures")
+
+    methods = commands.add_parser("methods", help="list the methods: source, equations, settings")
+    methods.add_argument("--json", action="store_true", help="print them as JSON")
 
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.add_argument("--json", action="store_true", help="print it as JSON")
@@ -203,7 +213,7 @@ def _quantize(options: argparse.Namespace) -> int:
         settings = Settings.from_dict(record["settings"])
         spec = BenchSpec.from_dict(record["bench"])
     else:
-        settings, spec = Settings(**given), BenchSpec(**_given_bench(options))
+        settings, spec = _settings(given), BenchSpec(**_given_bench(options))
         if out is not None and out.exists():
             Run.create(out)  # says so now if it is in use
     device = _device(options)
@@ -241,6 +251,24 @@ def _figures(options: argparse.Namespace) -> int:
 
     for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out):
         print(picture)
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from akt_lab.methods import METHODS, Settings
+
+    rows = []
+    for name, method in METHODS.items():
+        s = Settings(method=name)
+        images = f"{method.pool} optimised once" if method.pool else "a generator's"
+        rows.append({"method": name, "source": method.source, "equation": method.equation,
+                     "images": images, "batch_size": s.batch_size, "ranges": s.ranges})  # fmt: skip
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['method']}\n  {row['source']}\n  {row['equation']}")
+        print(f"  images: {row['images']}; {row['batch_size']} a step; ranges: {row['ranges']}")
     return 0
 
 
@@ -307,6 +335,17 @@ def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _settings(given: dict[str, Any]) -> Any:
+    """A preset's settings, replaced by those that were named; none that the method never reads."""
+    from akt_lab.methods import Settings, check_read, preset
+
+    named = {name: value for name, value in given.items() if name != "preset"}
+    method = named.get("method", Settings.method)
+    settings = Settings(**{**preset(given.get("preset", "paper"), method), **named})
+    check_read(settings, named)
+    return settings
+
+
 def _given_bench(options: argparse.Namespace) -> dict[str, Any]:
     """The parts of the bench that were named on the command line; paths made absolute."""
     names = ("bench", "teacher", "weights", "data", "mean", "std", "image_size")
@@ -327,6 +366,7 @@ def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any])
     from akt_lab.benches import BenchSpec
     from akt_lab.methods import Settings
 
+    settings = {name: value for name, value in settings.items() if name != "preset"}
     recorded = Settings.from_dict(run.entry("settings")), BenchSpec.from_dict(run.entry("bench"))
     named = replace(recorded[0], **settings), replace(recorded[1], **bench)
     pairs: Any = zip(recorded, named, strict=True)

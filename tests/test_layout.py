@@ -11,7 +11,7 @@ PACKAGE = ROOT / "akt_lab"
 # From the bottom up; a module may import what stands before it, and nothing else of ours.
 ORDER = """
     errors memory tracing quantizer attention losses generator capture compiled runs digits benches
-    methods checkpoint step training sweep plots demo gallery cli
+    methods pool checkpoint step training sweep plots demo gallery cli
 """.split()
 ALONE = set("tracing attention generator capture compiled runs digits plots memory".split())
 
