@@ -102,6 +102,7 @@ def load_pool(
     bar = tqdm(total=len(chunks) * steps, unit="step", desc="images", disable=not progress)
     with bar:
         images = torch.cat([optimise(teacher, terms, x, y, steps, bar) for x, y in chunks])
+    folder.mkdir(parents=True, exist_ok=True)
     save_tensors(path, {"images": images.contiguous()}, {})
     return images
 
