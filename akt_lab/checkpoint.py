@@ -31,8 +31,10 @@ def _tensors(training: Any) -> Iterator[tuple[str, Tensor]]:
     for kind in ("student", "generator"):
         for name, tensor in getattr(training, kind).state_dict().items():
             yield f"{kind}.{name}", tensor
-        optimizer = getattr(training, f"{kind}_optimizer").state_dict()
-        for index, slots in optimizer["state"].items():
+        optimizer = getattr(training, f"{kind}_optimizer")
+        if optimizer is None:  # ready images
+            continue
+        for index, slots in optimizer.state_dict()["state"].items():
             for slot, value in slots.items():
                 if value is not None:
                     yield f"{kind}_optimizer.{index}.{slot}", torch.as_tensor(value)
@@ -51,9 +53,8 @@ def resume(training: Any, run: Run) -> None:
     training.rng.set_state(tensors["rng"])
     for kind in ("student", "generator"):
         getattr(training, kind).load_state_dict(under(tensors, f"{kind}."))
-        _load_optimizer(
-            getattr(training, f"{kind}_optimizer"), under(tensors, f"{kind}_optimizer.")
-        )
+        if optimizer := getattr(training, f"{kind}_optimizer"):
+            _load_optimizer(optimizer, under(tensors, f"{kind}_optimizer."))
     if not training.warming_up:
         freeze_ranges(training.student)
 

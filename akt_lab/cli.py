@@ -1,4 +1,4 @@
-"""The command line: `akt-lab demo | quantize | evaluate | sweep | table | figures | doctor | lab`.
+"""The command line, `akt-lab COMMAND`: see `akt-lab --help`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
@@ -16,51 +16,7 @@ from typing import Any
 
 from akt_lab import __version__, many
 from akt_lab.errors import AktError, UsageError
-
-
-def _positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "whole number of at least 1"  # what argparse calls it
-
-SETTING_OPTIONS: dict[str, dict[str, Any]] = {
-    "--method": {"help": "ptq, gdfq, gdfq+akt, adadfq or adadfq+akt (default: adadfq+akt)"},
-    "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
-    "--weight-bits": {"type": int, "help": "bits of weights, where they differ"},
-    "--act-bits": {"type": int, "help": "bits of activations, where they differ"},
-    "--first-bits": {"type": int, "help": "weight bits of the first layer, where they differ"},
-    "--last-bits": {"type": int, "help": "weight bits of the last layer, where they differ"},
-    "--epochs": {"type": _positive, "help": "epochs (default: the papers' 400)"},
-    "--steps": {"type": _positive, "help": "steps an epoch (default: the papers' 200)"},
-    "--batch-size": {"type": _positive, "help": "images a step (default: the method's: 16 or 200)"},
-    "--warmup-epochs": {
-        "type": _positive,
-        "help": "epochs of the generator alone (default: 4, or 1/4)",
-    },
-    "--generator-lr": {"type": float, "help": "the generator's learning rate (default: 1e-3)"},
-    "--student-lr": {"type": float, "help": "the student's learning rate (default: 1e-4)"},
-    "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
-    "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
-    "--variant": {"help": "of AKT: paper (default), code or published"},
-    "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},
-    "--lam": {"type": float, "help": "weight of AKT's features (default: see the README)"},
-    "--ranges": {"help": "activation ranges: ema, ema_legacy, minmax, per_channel_dynamic"},
-    "--gradient": {"help": "straight-through gradient: identity or clipped"},
-    "--precision": {"help": "fp32 (default) or bf16"},
-    "--compile": {
-        "action": "store_true",
-        "help": "fuse the step into one graph: pays from some thousand steps on",
-    },
-    "--eval-every": {
-        "type": _positive,
-        "help": "epochs from one evaluation to the next (default: 1)",
-    },
-    "--seed": {"type": int, "help": "random seed (default: 0)"},
-}
+from akt_lab.options import SETTING_OPTIONS, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "table": many.table,
             "figures": _figures,
             "doctor": _doctor,
+            "methods": _methods,
             "lab": lambda o: _lab(o, rest),
         }[options.command](options)
     except AktError as error:
@@ -104,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         "--figures", type=Path, default=Path("figures"), help="folder for the figures"
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed")
-    demo.add_argument("--workers", type=_positive, help="runs side by side (default: one a core)")
-    demo.add_argument("--steps", type=_positive, default=50, help="steps an epoch")
+    demo.add_argument("--workers", type=positive, help="runs side by side (default: one a core)")
+    demo.add_argument("--steps", type=positive, default=50, help="steps an epoch")
 
     quantize = commands.add_parser(
         "quantize",
@@ -141,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of runs")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures")
 
+    methods = commands.add_parser("methods", help="list the methods: source, equations, settings")
+    methods.add_argument("--json", action="store_true", help="print them as JSON")
+
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -165,7 +125,7 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
             help="of each channel, on the scale 0 to 1",
         )  # fmt: skip
     bench.add_argument(
-        "--image-size", type=_positive, help="resize and crop images to this many pixels"
+        "--image-size", type=positive, help="resize and crop images to this many pixels"
     )
     bench.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     bench.add_argument("--threads", type=int, help="processor threads (default: one a core)")
@@ -214,7 +174,7 @@ def _quantize(options: argparse.Namespace) -> int:
         settings = Settings.from_dict(record["settings"])
         spec = BenchSpec.from_dict(record["bench"])
     else:
-        settings, spec = Settings(**given), BenchSpec(**_given_bench(options))
+        settings, spec = _settings(given), BenchSpec(**_given_bench(options))
         if out is not None and out.exists():
             Run.create(out)  # says so now if it is in use
     device = _device(options)
@@ -252,6 +212,24 @@ def _figures(options: argparse.Namespace) -> int:
 
     for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out):
         print(picture)
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from akt_lab.methods import METHODS, Settings
+
+    rows = []
+    for name, method in METHODS.items():
+        s = Settings(method=name)
+        images = f"{method.pool} optimised once" if method.pool else "a generator's"
+        rows.append({"method": name, "source": method.source, "equation": method.equation,
+                     "images": images, "batch_size": s.batch_size, "ranges": s.ranges})  # fmt: skip
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['method']}\n  {row['source']}\n  {row['equation']}")
+        print(f"  images: {row['images']}; {row['batch_size']} a step; ranges: {row['ranges']}")
     return 0
 
 
@@ -318,6 +296,15 @@ def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _settings(given: dict[str, Any]) -> Any:
+    """A preset's settings, replaced by those that were named; none that the method never reads."""
+    from akt_lab.methods import Settings, check_read, with_preset
+
+    settings = Settings(**with_preset(given))
+    check_read(settings, given)
+    return settings
+
+
 def _given_bench(options: argparse.Namespace) -> dict[str, Any]:
     """The parts of the bench that were named on the command line; paths made absolute."""
     names = ("bench", "teacher", "weights", "data", "mean", "std", "image_size")
@@ -338,6 +325,7 @@ def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any])
     from akt_lab.benches import BenchSpec
     from akt_lab.methods import Settings
 
+    settings = {name: value for name, value in settings.items() if name != "preset"}
     recorded = Settings.from_dict(run.entry("settings")), BenchSpec.from_dict(run.entry("bench"))
     named = replace(recorded[0], **settings), replace(recorded[1], **bench)
     pairs: Any = zip(recorded, named, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
-from akt_lab.methods import Settings, get_method
+from akt_lab.methods import Settings, get_method, with_preset
 from akt_lab.results import Line, public_bench
 from akt_lab.runs import RECORD, Run
 
@@ -58,7 +58,7 @@ def jobs_of(
             chosen = {"weight_bits": b, "act_bits": b, **others, "method": method, "seed": seed}
             if get_method(method).akt:
                 chosen["variant"] = variant
-            settings = Settings(**chosen)
+            settings = Settings(**with_preset(chosen))
             name = _name(settings, spec)
             jobs[name] = Job(settings, spec, folder / name)
     return list(jobs.values())

@@ -17,6 +17,7 @@ from akt_lab.errors import AktError, unknown
 
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
 Terms = dict[str, Tensor]
+EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
 LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
 
 
@@ -113,7 +114,28 @@ def adadfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 2
     return {"difference_entropy": difference_entropy(s, t, temperature)}
 
 
-# ---- the generator's ----------------------------------------------------------------------------
+def hast_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:
+    """HAST's logit part (CVPR 2023): 20 T^2 KL(t || s); the labels y are not used."""
+    return {"kd": 20 * kd_loss(s, t, temperature)}
+
+
+def channel_alignment(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Terms:
+    """HAST's feature part: 1000 sum MSE(a_s, a_t), a = mean_hw(x^2) at unit length over channels.
+
+    Args:
+        student_maps: feature maps (B, C_i, H_i, W_i).
+        teacher_maps: the same layers of the teacher.
+    """
+    pairs = zip(student_maps, teacher_maps, strict=True)
+    losses = [F.mse_loss(_unit_energy(s), _unit_energy(t)) for s, t in pairs]
+    return {"alignment": 1000 * torch.stack(losses).sum()}
+
+
+def _unit_energy(x: Tensor) -> Tensor:
+    return F.normalize(x.square().mean(dim=(2, 3)), dim=1)
+
+
+# ---- the images' -------------------------------------------------------------------------------
 
 
 def bns_loss(statistics: Iterable[BatchNormStatistics]) -> Tensor:
@@ -162,6 +184,22 @@ def adadfq_generator_terms(
         "ce_sum": 0.1 * F.cross_entropy(t + s, y),
         "bns": bns_loss(statistics),
     }
+
+
+def zeroq_image_terms(
+    t: Tensor, s: Tensor | None, y: Tensor, statistics: Iterable[BatchNormStatistics]
+) -> Terms:
+    """ZeroQ (CVPR 2020): means and standard deviations before every batch norm; no classes."""
+    roots = [(mu, (var + EPS).sqrt(), m, (v + EPS).sqrt()) for mu, var, m, v in statistics]
+    return {"bns": bns_loss(roots)}
+
+
+def hast_image_terms(
+    t: Tensor, s: Tensor | None, y: Tensor, statistics: Iterable[BatchNormStatistics]
+) -> Terms:
+    """HAST (CVPR 2023): BNS + 10 mean[(1 - p_y)^2 CE(t, y)], which dwells on the hard images."""
+    ce = F.cross_entropy(t, y, reduction="none")
+    return {"bns": bns_loss(statistics), "hard_ce": 10 * ((1 - (-ce).exp()) ** 2 * ce).mean()}
 
 
 # ---- common -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ A method is one entry in `METHODS`; `Settings` holds everything else that decide
 defaults are the papers' (GDFQ's lineage); see `Settings` for the ones that differ by method.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,54 +18,110 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train a student without data.
+    """One way to make a student without data.
 
     Attributes:
         name: as on the command line.
         source: the paper.
+        equation: what makes the images; what the student learns from.
         batch_size: images a step, in the paper.
-        generator_terms: (t, s, y, statistics) -> terms of the generator's loss.
+        image_terms: (t, s, y, statistics) -> terms of the loss that makes the images.
         student_terms: (s, t, y, temperature) -> terms of the student's logit loss; None for
             post-training quantization, which stops after the warm-up.
-        generator_sees_student: whether `generator_terms` reads the student's logits.
+        map_terms: (student's maps, teacher's maps) -> the method's own terms on feature maps.
+        pool: images optimised once, in the paper; 0 where a generator is trained beside the
+            student.
+        augment: whether images from the pool are cropped and flipped.
+        perturbation: size of the step uphill, at the images, of a second pass; 0 for none.
+        sees_student: whether `image_terms` reads the student's logits.
+        ranges: the rule for activation ranges.
         akt: whether refined feature distillation joins the student's loss.
     """
 
     name: str
     source: str
+    equation: str
     batch_size: int
-    generator_terms: Callable[..., losses.Terms]
+    image_terms: Callable[..., losses.Terms]
     student_terms: Callable[..., losses.Terms] | None
-    generator_sees_student: bool = False
+    map_terms: Callable[..., losses.Terms] | None = None
+    pool: int = 0
+    augment: bool = False
+    perturbation: float = 0.0
+    sees_student: bool = False
+    ranges: str = "ema"
     akt: bool = False
 
     def with_akt(self) -> "Method":
-        """The same images and logit loss, combined with refined feature distillation."""
-        source = f"{self.source} + AKT, arXiv 2412.19125"
-        return replace(self, name=f"{self.name}+akt", source=source, akt=True)
+        """The same images and loss, combined with refined feature distillation."""
+        return replace(
+            self,
+            name=f"{self.name}+akt",
+            source=f"{self.source} + AKT, arXiv 2412.19125",
+            equation=f"{self.equation}, and refined feature distillation",
+            akt=True,
+        )
 
 
 _GDFQ = Method(
     name="gdfq",
     source="GDFQ, arXiv 2003.03603",
+    equation="L_G = CE(t, y) + 0.1 BNS; L_S = CE(s, y) + T^2 KL(t || s)",
     batch_size=200,
-    generator_terms=losses.gdfq_generator_terms,
+    image_terms=losses.gdfq_generator_terms,
     student_terms=losses.gdfq_student_terms,
 )
 _ADADFQ = Method(
     name="adadfq",
     source="AdaDFQ, CVPR 2023",
+    equation="L_G = hinges on H(t - s) + 0.2 CE(t - s, y) + 0.1 CE(t + s, y) + BNS; "
+    "L_S = -T^2 H((t - s)/T)",
     batch_size=16,
-    generator_terms=losses.adadfq_generator_terms,
+    image_terms=losses.adadfq_generator_terms,
     student_terms=losses.adadfq_student_terms,
-    generator_sees_student=True,
+    sees_student=True,
+)
+_HAST = Method(
+    name="hast",
+    source="HAST, CVPR 2023",
+    equation="pixels: BNS + 10 (1 - p_y)^2 CE; l(x) = 20 T^2 KL + 1000 sum MSE(channel energies); "
+    "L_S = l(x) + l(x + 0.01 sign grad l)",
+    batch_size=64,
+    image_terms=losses.hast_image_terms,
+    student_terms=losses.hast_student_terms,
+    map_terms=losses.channel_alignment,
+    pool=5120,
+    augment=True,
+    perturbation=0.01,
+)
+_GRANQ = replace(
+    _ADADFQ,
+    name="granq",
+    source="GranQ, arXiv 2503.18339",
+    equation="AdaDFQ's, with one live activation range per sample and channel",
+    ranges="per_channel_dynamic",
 )
 _PTQ = replace(
-    _GDFQ, name="ptq", source="ranges observed on GDFQ's images, no training", student_terms=None
+    _GDFQ,
+    name="ptq",
+    source="ranges observed on GDFQ's images",
+    equation="L_G of GDFQ; no training of the student",
+    student_terms=None,
 )
+_ZEROQ = Method(
+    name="zeroq",
+    source="ZeroQ, CVPR 2020",
+    equation="pixels: MSE of means and standard deviations; no training of the student",
+    batch_size=64,
+    image_terms=losses.zeroq_image_terms,
+    student_terms=None,
+    pool=64,
+)
+_TRAINED = (_GDFQ, _HAST, _ADADFQ, _GRANQ)
 
 METHODS: Mapping[str, Method] = {
-    method.name: method for method in (_PTQ, _GDFQ, _GDFQ.with_akt(), _ADADFQ, _ADADFQ.with_akt())
+    method.name: method
+    for method in (_PTQ, _ZEROQ, *(m for base in _TRAINED for m in (base, base.with_akt())))
 }
 
 
@@ -92,11 +148,13 @@ class Settings:
         milestones: epochs at which both rates fall to a tenth.
         temperature: of the logit loss.
         variant: which AKT: `paper`, `code` or `published`.
+        pool: images that are optimised once, and `pool_steps` of Adam for each: for methods that do
+            so; the method's own number where 0.
         alpha: share of the features in the loss of `paper`.
         lam: weight of refined feature distillation. None: 1000 for `code`; for `paper`, whose own
             is not at hand, the one at which both losses' gradients at the student's weights have
             the same norm at its first step.
-        ranges: rule for activation ranges.
+        ranges: rule for activation ranges; the method's own where empty.
         gradient: straight-through rule.
         precision: `fp32`, or `bf16` for autocast.
         compile: whether the step runs as one compiled graph: rounds differently, and pays for
@@ -121,9 +179,11 @@ class Settings:
     milestones: tuple[int, ...] = (100, 200, 300)
     temperature: float = 20.0
     variant: str = "paper"
+    pool: int = 0
+    pool_steps: int = 500
     alpha: float = 0.5
     lam: float | None = None
-    ranges: str = "ema"
+    ranges: str = ""
     gradient: str = "identity"
     precision: str = "fp32"
     compile: bool = False
@@ -134,8 +194,8 @@ class Settings:
         """Fill in what depends on the method, and refuse what cannot be right."""
         method = get_method(self.method)
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.batch_size == 0:
-            object.__setattr__(self, "batch_size", method.batch_size)
+        for name in ("batch_size", "ranges", "pool"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(method, name))
         if self.warmup_epochs == 0:
             object.__setattr__(self, "warmup_epochs", max(1, min(4, self.epochs // 4)))
         if method.student_terms is None:  # post-training: the warm-up is all there is
@@ -154,7 +214,7 @@ class Settings:
         for name in ("weight_bits", "act_bits", "first_bits", "last_bits"):
             if getattr(self, name) is not None:
                 check_bits(getattr(self, name))
-        for name in ("epochs", "steps", "batch_size", "warmup_epochs", "eval_every"):
+        for name in ("epochs", "steps", "batch_size", "warmup_epochs", "eval_every", "pool_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("generator_lr", "student_lr", "temperature"):
@@ -183,3 +243,70 @@ class Settings:
     def uses_features(self) -> bool:
         """Whether the student's loss reads feature maps at all."""
         return get_method(self.method).akt and self.variant != "published"
+
+
+# ---- presets, and settings that are not read ----------------------------------------------------
+
+PRESETS = ("paper", "code", "quick")
+
+
+def preset(name: str, method: str) -> dict[str, Any]:
+    """Settings of that name for a method.
+
+    `paper`: the method's own paper, a +akt method with the budget of the method that it joins.
+    `code`: what the released codes do: the faulty activation ranges, and for AKT its own batch
+    of 200, 200 epochs of 200 steps and the loss that its code meant. `quick`: minutes on two
+    cores.
+    """
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    chosen = get_method(method)
+    if name == "quick":
+        return {"batch_size": 32, "epochs": 12, "steps": 50, "milestones": (), **_few(chosen)}
+    if name == "paper":
+        return {"steps": chosen.pool // chosen.batch_size} if chosen.pool else {}
+    legacy = {"ranges": "ema_legacy"} if chosen.ranges == "ema" else {}
+    akt = {"variant": "code", "batch_size": 200, "epochs": 200, "milestones": (100,)}
+    return legacy | (akt if chosen.akt else {})
+
+
+def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's settings (`paper` where `given` names none), replaced by what was given."""
+    named = {name: value for name, value in given.items() if name != "preset"}
+    method = named.get("method", Settings.method)
+    return {**preset(given.get("preset", "paper"), method), **named}
+
+
+def _few(method: Method) -> dict[str, int]:
+    return {"pool": min(256, method.pool), "pool_steps": 100} if method.pool else {}
+
+
+def check_read(settings: Settings, given: Iterable[str]) -> None:
+    """Refuse settings that the method never reads: they promise what does not happen.
+
+    Args:
+        settings: as they will be used.
+        given: the names that the user set.
+
+    Raises:
+        UsageError: names the first one that is not read, and why.
+    """
+    method = get_method(settings.method)
+    unread: dict[str, str] = {}
+    if method.pool:
+        unread |= dict.fromkeys(["generator_lr"], "its images come from a pool")
+    else:
+        unread |= dict.fromkeys(["pool", "pool_steps"], "its images come from a generator")
+    if not method.akt:
+        unread |= dict.fromkeys(["variant", "alpha", "lam"], "it has no AKT")
+    elif settings.variant != "paper":
+        unread |= {"alpha": f"its variant is {settings.variant}"}
+    if method.akt and settings.variant == "published":
+        unread |= {"lam": "its variant is published"}
+    if method.student_terms is None:
+        names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay"]
+        unread |= dict.fromkeys(names, "it trains no student")
+    for name in given:
+        if name in unread:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} is not read by {method.name}: {unread[name]}; drop it")

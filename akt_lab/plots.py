@@ -23,6 +23,11 @@ from akt_lab.errors import AktError
 _COLOURS = sns.color_palette("colorblind")
 METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "ptq": {"color": _COLOURS[7], "marker": "s", "linestyle": ":"},
+    "zeroq": {"color": _COLOURS[7], "marker": "P", "linestyle": "-."},
+    "hast": {"color": _COLOURS[3], "marker": "<", "linestyle": "--"},
+    "hast+akt": {"color": _COLOURS[3], "marker": ">", "linestyle": "-"},
+    "granq": {"color": _COLOURS[5], "marker": "p", "linestyle": "--"},
+    "granq+akt": {"color": _COLOURS[5], "marker": "h", "linestyle": "-"},
     "gdfq": {"color": _COLOURS[2], "marker": "^", "linestyle": "--"},
     "gdfq+akt": {"color": _COLOURS[4], "marker": "v", "linestyle": "-"},
     "adadfq": {"color": _COLOURS[0], "marker": "o", "linestyle": "--"},

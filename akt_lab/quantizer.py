@@ -9,6 +9,7 @@ lies on the grid, as in PyTorch's own observers, so a ReLU's zeros and a convolu
 stay exact.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
 EMA_DECAY = 0.9
+SCALE_BITS = 32
 
 Bits = int | Mapping[str, int]
 
@@ -255,6 +257,42 @@ def freeze_ranges(student: nn.Module) -> None:
                     f"{name} has observed no batch: run images through the student first"
                 )
             module.observing = False
+
+
+def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Bits that a weight and an activation of `student` really take, their ranges counted.
+
+    A range costs a scale of 32 bits and a zero point of the grid's; it is shared by the values
+    that it covers: an output channel's weights, all of an activation's batch, or, with live
+    ranges (GranQ), one channel of one sample. Frozen ranges cost a single image nothing to speak
+    of: they are counted once for the network, not for each image.
+
+    Args:
+        student: from `quantize_model`; its ranges must have been observed.
+        images: a batch (B, channels, S, S) in the teacher's normalised input space.
+    """
+    layers = [m for m in student.modules() if isinstance(m, _QuantizedWeight)]
+    weights = [(m.weight.numel(), m.weight_bits, len(m.weight)) for m in layers]
+    activations: list[tuple[int, int, int]] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        live = isinstance(module, ActivationQuantizer) and module.ranges == "per_channel_dynamic"
+        ranges = math.prod(output.shape[: 2 if output.ndim > 2 else 1]) if live else 0
+        activations.append((output.numel(), module.bits, ranges))  # type: ignore[arg-type]
+
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    handles = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
+    with torch.no_grad():
+        student(images)
+    for handle in handles:
+        handle.remove()
+    return _mean_bits(weights), _mean_bits(activations)
+
+
+def _mean_bits(groups: list[tuple[int, int, int]]) -> float:
+    """Of groups of (values, bits, ranges)."""
+    bits = sum(values * k + ranges * (SCALE_BITS + k) for values, k, ranges in groups)
+    return bits / max(1, sum(values for values, _, _ in groups))
 
 
 # ---- whole networks -----------------------------------------------------------------------------

@@ -5,9 +5,11 @@ images -> teacher (frozen; its feature maps and batch-norm inputs are captured) 
 images -> student (its feature maps are captured), once a step                  -> s
 generator's loss -> gradient at the images -> generator's step
 student's loss   -> student's step
+
+Methods with a pool of ready images (HAST) draw x, y from it, and only the student learns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +21,7 @@ from akt_lab.generator import Generator
 from akt_lab.losses import Terms, akt_terms, total
 from akt_lab.memory import laid_out_as
 from akt_lab.methods import Method, Settings, get_method
+from akt_lab.pool import ImagePool
 
 Gradients = Sequence[Tensor | None]
 
@@ -30,9 +33,9 @@ class Training:
     settings: Settings
     teacher: nn.Module
     student: nn.Module
-    generator: Generator
+    generator: Generator | ImagePool
     layers: list[str]
-    generator_optimizer: torch.optim.Optimizer
+    generator_optimizer: torch.optim.Optimizer | None
     student_optimizer: torch.optim.Optimizer
     rng: torch.Generator
     epoch: int = 0
@@ -70,7 +73,8 @@ def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
         Every loss term, and the norm of the student's gradient; detached scalars.
     """
     terms, for_generator, for_student = _gradients(run, z, y)
-    _step(run.generator_optimizer, for_generator)
+    if run.generator_optimizer:
+        _step(run.generator_optimizer, for_generator)
     if run.warming_up:
         return terms
     norm = torch.nn.utils.get_total_norm([g for g in for_student if g is not None])
@@ -81,9 +85,12 @@ def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
 def losses_and_gradients(run: Training, z: Tensor, y: Tensor) -> Step:
     """Every loss term (detached), and the gradients of generator and student: no weight changes.
 
-    The student's gradients are empty during the warm-up. Arguments as in `train_step`.
+    The student's gradients are empty during the warm-up. Arguments as in `train_step`; for a
+    method with a pool, z are images (B, channels, S, S).
     """
-    shared = run.method.generator_sees_student  # one student pass then serves both losses
+    if run.method.pool:
+        return _from_pool(run, z, y)
+    shared = run.method.sees_student  # one student pass then serves both losses
     learns = not run.warming_up
 
     # images, and what the teacher makes of them
@@ -105,7 +112,7 @@ def losses_and_gradients(run: Training, z: Tensor, y: Tensor) -> Step:
         s = run.student(pixels if shared else pixels.detach()).float()  # (B, classes)
 
     # the generator learns from the gradient at its images
-    generator_terms = run.method.generator_terms(t, s, y, statistics)
+    generator_terms = run.method.image_terms(t, s, y, statistics)
     at_pixels = torch.autograd.grad(total(generator_terms), pixels, retain_graph=shared and learns)
     for_generator = torch.autograd.grad(images, list(run.generator.parameters()), at_pixels)
     terms = {f"generator/{name}": term.detach() for name, term in generator_terms.items()}
@@ -113,13 +120,38 @@ def losses_and_gradients(run: Training, z: Tensor, y: Tensor) -> Step:
         return terms, for_generator, ()
 
     # the student learns from the teacher's logits and feature maps
-    logit_terms = run.method.student_terms(s, t.detach(), y, run.settings.temperature)  # type: ignore
-    maps = [m.float() for m in student_maps.values()], [m.float() for m in teacher_maps.values()]
-    student_terms = _student_terms(run, logit_terms, *maps)
+    student_terms = _student_terms(run, s, t.detach(), y, student_maps, teacher_maps)
     weights = list(run.student.parameters())
     for_student = torch.autograd.grad(total(student_terms), weights, allow_unused=True)
     terms |= {f"student/{name}": term.detach() for name, term in student_terms.items()}
     return terms, for_generator, for_student
+
+
+def _from_pool(run: Training, x: Tensor, y: Tensor) -> Step:
+    """`losses_and_gradients` for images x that are ready: only the student learns."""
+    if run.warming_up:
+        with _autocast(run), torch.no_grad():
+            run.student(x)  # its ranges are observed
+        return {}, (), ()
+    terms = _distil(run, x.requires_grad_(), y)
+    if run.method.perturbation:  # and once more, on images that are a little harder
+        (uphill,) = torch.autograd.grad(total(terms), x, retain_graph=True)
+        harder = x.detach() + run.method.perturbation * uphill.sign()
+        again = _distil(run, harder, y)
+        terms = {name: term + again[name] for name, term in terms.items()}
+    weights = list(run.student.parameters())
+    for_student = torch.autograd.grad(total(terms), weights, allow_unused=True)
+    return {f"student/{name}": term.detach() for name, term in terms.items()}, (), for_student
+
+
+def _distil(run: Training, x: Tensor, y: Tensor) -> Terms:
+    """The student's terms on images x; the teacher's side of them is held fixed."""
+    with _autocast(run):
+        with torch.no_grad(), capture_maps(run.teacher, run.layers) as teacher_maps:
+            t = run.teacher(x).float()
+        with capture_maps(run.student, run.layers) as student_maps:
+            s = run.student(x).float()
+    return _student_terms(run, s, t, y, student_maps, teacher_maps)
 
 
 def _gradients(run: Training, z: Tensor, y: Tensor) -> Step:
@@ -137,7 +169,7 @@ def _gradients(run: Training, z: Tensor, y: Tensor) -> Step:
 
 
 def _autocast(run: Training) -> torch.autocast:
-    device = run.generator.linear.weight.device.type
+    device = next(run.teacher.parameters()).device.type
     return torch.autocast(device, torch.bfloat16, enabled=run.settings.precision == "bf16")
 
 
@@ -150,15 +182,24 @@ def _step(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
 
 
 def _student_terms(
-    run: Training, logit_terms: Terms, student_maps: list[Tensor], teacher_maps: list[Tensor]
+    run: Training,
+    s: Tensor,
+    t: Tensor,
+    y: Tensor,
+    student_maps: Mapping[str, Tensor],
+    teacher_maps: Mapping[str, Tensor],
 ) -> Terms:
+    """The method's own terms, joined by refined feature distillation where AKT asks for it."""
+    maps = [m.float() for m in student_maps.values()], [m.float() for m in teacher_maps.values()]
+    own = run.method.student_terms(s, t, y, run.settings.temperature)  # type: ignore[misc]
+    if run.method.map_terms:
+        own |= run.method.map_terms(*maps)
     if not run.settings.uses_features:
-        return logit_terms
+        return own
     variant, alpha = run.settings.variant, run.settings.alpha
     if run.lam is None:
-        features = akt_terms({}, student_maps, teacher_maps, variant, alpha=1.0)
-        run.lam = _balance(run.student, logit_terms, features)
-    return akt_terms(logit_terms, student_maps, teacher_maps, variant, alpha, run.lam)
+        run.lam = _balance(run.student, own, akt_terms({}, *maps, variant, alpha=1.0))
+    return akt_terms(own, *maps, variant, alpha, run.lam)
 
 
 def _balance(student: nn.Module, logit_terms: Terms, features: Terms) -> float:

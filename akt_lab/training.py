@@ -8,17 +8,24 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from akt_lab.benches import cache_folder
 from akt_lab.capture import residual_bodies
 from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
 from akt_lab.losses import LAMBDA, kd_loss
 from akt_lab.memory import keep_freed_memory
-from akt_lab.methods import Settings
-from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model
+from akt_lab.methods import Settings, get_method
+from akt_lab.pool import ImagePool, load_pool
+from akt_lab.quantizer import (
+    ActivationQuantizer,
+    effective_bits,
+    freeze_ranges,
+    quantize_model,
+)
 from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
 from akt_lab.step import Training, train_step
 from akt_lab.tracing import speed_up, trace
@@ -52,7 +59,7 @@ def train(
         AktError: a full disk, a teacher that cannot be quantized.
     """
     keep_freed_memory()
-    training = prepare(bench, settings)
+    training = prepare(bench, settings, progress)
     if run:
         resume(training, run)
         run.update_record(
@@ -81,7 +88,12 @@ def train(
 
 def _outcome(training: Training) -> dict[str, Any]:
     accuracy = summary(training) if training.evaluations else {}
-    return {"lam": training.lam, "accuracy": accuracy, "seconds": round(training.seconds, 1)}
+    bits: dict[str, float] = {}
+    if training.holdout is not None:  # the ranges are there
+        found = effective_bits(training.student, training.holdout)
+        bits = dict(zip(("weights", "activations"), (round(b, 3) for b in found), strict=True))
+    seconds = round(training.seconds, 1)
+    return {"lam": training.lam, "accuracy": accuracy, "effective_bits": bits, "seconds": seconds}
 
 
 def _record_failure(training: Training, run: Run, error: AktError) -> None:
@@ -91,9 +103,37 @@ def _record_failure(training: Training, run: Run, error: AktError) -> None:
         run.update_record(status=status, error=str(error), **_outcome(training))
 
 
-def prepare(bench: Any, settings: Settings) -> Training:
-    """The networks and optimisers of a new run, before its first step."""
-    teacher = trace(bench.teacher).requires_grad_(False)
+def prepare(bench: Any, settings: Settings, progress: bool = False) -> Training:
+    """The networks and optimisers of a new run, before its first step.
+
+    Where the method's images are optimised once, they are made here, or found in the cache.
+    """
+    teacher, student = make_networks(bench, settings)
+    reads_maps = settings.uses_features or get_method(settings.method).map_terms
+    layers = residual_bodies(teacher) if reads_maps else []
+    for graph in (teacher, student):
+        speed_up(graph, keep=layers)
+        graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
+    generator = _image_source(teacher, bench, settings, progress)
+    generator.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
+    adam = None
+    if weights := list(generator.parameters()):
+        adam = torch.optim.Adam(weights, settings.generator_lr, betas=(0.5, 0.999), fused=True)
+    sgd = torch.optim.SGD(
+        student.parameters(),
+        settings.student_lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+        fused=True,
+    )
+    rng = torch.Generator().manual_seed(settings.seed)
+    lam = _given_lambda(settings)
+    return Training(settings, teacher, student, generator, layers, adam, sgd, rng, lam=lam)
+
+
+def make_networks(bench: Any, settings: Settings) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The bench's teacher as a frozen graph, and an untrained student of it."""
     student = quantize_model(
         bench.teacher,
         settings.weight_bits,
@@ -102,35 +142,26 @@ def prepare(bench: Any, settings: Settings) -> Training:
         last_bits=settings.last_bits,
         ranges=settings.ranges,
         gradient=settings.gradient,
-    ).requires_grad_()
-    layers = residual_bodies(teacher) if settings.uses_features else []
-    for graph in (teacher, student):
-        speed_up(graph, keep=layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        generator = Generator(bench.num_classes, bench.image_size, bench.channels)
-    for network in (teacher, student, generator):
-        network.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    return Training(
-        settings,
-        teacher,
-        student,
-        generator,
-        layers,
-        torch.optim.Adam(
-            generator.parameters(), settings.generator_lr, betas=(0.5, 0.999), fused=True
-        ),
-        torch.optim.SGD(
-            student.parameters(),
-            settings.student_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
-            fused=True,
-        ),
-        torch.Generator().manual_seed(settings.seed),
-        lam=_given_lambda(settings),
     )
+    return trace(bench.teacher).requires_grad_(False), student.requires_grad_()
+
+
+def _image_source(
+    teacher: nn.Module, bench: Any, settings: Settings, progress: bool
+) -> Generator | ImagePool:
+    """What the steps' images come from."""
+    method = get_method(settings.method)
+    if not method.pool:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return Generator(bench.num_classes, bench.image_size, bench.channels)
+    shape = (bench.channels, bench.image_size, bench.image_size)
+    labels = (torch.arange(settings.pool) % bench.num_classes).to(bench.device)
+    cache, steps, seed = cache_folder() / "pools", settings.pool_steps, settings.seed
+    images = load_pool(
+        teacher, method.image_terms, labels, shape, steps, seed, cache, progress=progress
+    )
+    return ImagePool(images, labels, method.augment)
 
 
 def _given_lambda(settings: Settings) -> float | None:
@@ -149,7 +180,7 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
         for step in range(training.settings.steps):
             z, y = training.generator.draw(training.settings.batch_size, training.rng)
             terms = train_step(training, z, y)
-            values = torch.stack(list(terms.values())).tolist()  # the step's one wait
+            values = torch.stack([*terms.values()]).tolist() if terms else []  # the one wait
             numbers = dict(zip(terms, values, strict=True))
             rows.append({"epoch": training.epoch, "step": step, **numbers})
             _check_finite(rows[-1])
@@ -190,7 +221,7 @@ def _set_rates(training: Training) -> None:
         (training.generator_optimizer, s.generator_lr),
         (training.student_optimizer, s.student_lr),
     ):
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups if optimizer else ():
             group["lr"] = rate * factor
 
 
@@ -269,7 +300,8 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
     Raises:
         AktError: if the run has not reached its first checkpoint.
     """
-    student = prepare(bench, Settings.from_dict(run.record["settings"])).student
+    _, student = make_networks(bench, Settings.from_dict(run.record["settings"]))
+    student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     if (run / STUDENT).exists():
         tensors, _ = load_tensors(run / STUDENT)
         source = "the end of the run"
@@ -283,7 +315,7 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
     return student.requires_grad_(False), source
 
 
-def load_generator(run: Run, bench: Any) -> Generator:
+def load_generator(run: Run, bench: Any) -> Generator | ImagePool:
     """A run's generator at its last checkpoint, in eval mode."""
     generator = prepare(bench, Settings.from_dict(run.record["settings"])).generator
     generator.load_state_dict(under(_checkpoint(run)[0], "generator."))

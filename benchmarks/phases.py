@@ -38,16 +38,14 @@ def phases(run: Training, z: Tensor, y: Tensor) -> Iterator[str]:
     with capture_maps(run.student, run.layers) as student_maps:
         s = run.student(pixels)
     yield "student forward"
-    generator_loss = total(run.method.generator_terms(t, s, y, statistics))
+    generator_loss = total(run.method.image_terms(t, s, y, statistics))
     yield "generator's loss"
     at_pixels = torch.autograd.grad(generator_loss, pixels, retain_graph=True)
     yield "backward to the images"
     weights = list(run.generator.parameters())
     for_generator = torch.autograd.grad(images, weights, at_pixels)
     yield "generator backward"
-    logit_terms = run.method.student_terms(s, t.detach(), y, run.settings.temperature)
-    maps = list(student_maps.values()), list(teacher_maps.values())
-    student_loss = total(_student_terms(run, logit_terms, *maps))
+    student_loss = total(_student_terms(run, s, t.detach(), y, student_maps, teacher_maps))
     yield "student's loss"
     for_student = torch.autograd.grad(student_loss, list(run.student.parameters()))
     yield "student backward"

@@ -1,7 +1,7 @@
 import pytest
 
 from akt_lab.errors import UsageError
-from akt_lab.methods import METHODS, Settings, get_method
+from akt_lab.methods import METHODS, PRESETS, Settings, check_read, get_method, preset
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -13,11 +13,11 @@ def test_the_papers_settings_are_the_defaults():
 
 
 def test_akt_changes_nothing_but_the_features():
-    for name in ("gdfq", "adadfq"):
+    for name in ("gdfq", "adadfq", "hast", "granq"):
         plain, akt = METHODS[name], METHODS[f"{name}+akt"]
         assert akt.akt
         assert not plain.akt
-        assert akt.generator_terms is plain.generator_terms
+        assert akt.image_terms is plain.image_terms
         assert akt.student_terms is plain.student_terms
         assert akt.batch_size == plain.batch_size  # an equal budget
 
@@ -53,3 +53,39 @@ def test_unknown_settings_are_refused():
         Settings.from_dict({"alhpa": 0.5})
     with pytest.raises(UsageError, match="unknown method"):
         get_method("nothing")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings(name, method):
+    settings = Settings(**{**preset(name, method), "method": method})
+    if name == "code" and get_method(method).ranges == "ema":
+        assert settings.ranges == "ema_legacy"
+    if name == "quick":
+        assert settings.epochs * settings.steps * settings.batch_size <= 20_000
+
+
+def test_the_papers_budgets():
+    hast = Settings(method="hast", **preset("paper", "hast"))
+    assert (hast.pool, hast.batch_size, hast.epochs, hast.steps) == (5120, 64, 400, 80)
+    code = Settings(method="adadfq+akt", **preset("code", "adadfq+akt"))
+    assert (code.batch_size, code.epochs, code.steps, code.variant) == (200, 200, 200, "code")
+    with pytest.raises(UsageError, match="did you mean 'quick'"):
+        preset("quik", "gdfq")
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "words"),
+    [
+        ({"method": "adadfq"}, "alpha", "--alpha is not read by adadfq: it has no AKT"),
+        ({"method": "adadfq+akt", "variant": "code"}, "alpha", "its variant is code"),
+        ({"method": "gdfq+akt", "variant": "published"}, "lam", "its variant is published"),
+        ({"method": "ptq"}, "student_lr", "it trains no student"),
+        ({"method": "hast"}, "generator_lr", "come from a pool"),
+        ({"method": "gdfq"}, "pool_steps", "come from a generator"),
+    ],
+)
+def test_settings_that_are_not_read_are_refused(values, given, words):
+    with pytest.raises(UsageError, match=words):
+        check_read(Settings(**values), [given])
+    check_read(Settings(**values), ["weight_bits", "seed"])

@@ -14,6 +14,7 @@ from akt_lab.errors import AktError, UsageError
 from akt_lab.quantizer import (
     ActivationQuantizer,
     affine_parameters,
+    effective_bits,
     fake_quantize,
     fake_quantize_rows,
     freeze_ranges,
@@ -295,3 +296,14 @@ def test_speed_up_changes_no_number(functional_net):
     assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4 * x.grad.abs().max().item())
     assert any(getattr(m, "inplace", False) for m in fast.modules())
     assert any(isinstance(m, EvalBatchNorm2d) for m in fast.modules())
+
+
+def test_effective_bits_count_the_ranges():
+    """By hand: a channel of 4x4 weights of 3 bits and one range; 8x8 activations, one a sample."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 4, padding="same", bias=False), nn.ReLU())
+    images = torch.randn(5, 1, 8, 8)
+    frozen, live = (
+        quantize_model(net, 3, 3, ranges=ranges) for ranges in ("ema", "per_channel_dynamic")
+    )
+    assert effective_bits(frozen, images) == pytest.approx((3 + 35 / 16, 3.0))
+    assert effective_bits(live, images) == pytest.approx((3 + 35 / 16, 3 + 35 / 64))

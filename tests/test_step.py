@@ -92,7 +92,7 @@ def test_every_generator_term_is_alive_at_the_images(digits, method):
         y = torch.randint(10, (64,))
         with capture_bn_inputs(run.teacher) as statistics:
             t = run.teacher(pixels)
-        for name, term in run.method.generator_terms(t, run.student(pixels), y, statistics).items():
+        for name, term in run.method.image_terms(t, run.student(pixels), y, statistics).items():
             (gradient,) = torch.autograd.grad(term, pixels, retain_graph=True)
             alive[name] = alive.get(name, False) or (term != 0 and gradient.abs().sum() > 0)
         assert all(w.grad is None for w in run.student.parameters())

@@ -1,0 +1,115 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from akt_lab.capture import capture_bn_inputs
+from akt_lab.losses import bns_loss, channel_alignment, hast_image_terms, zeroq_image_terms
+from akt_lab.methods import Settings, get_method
+from akt_lab.pool import ImagePool, crop_and_flip, load_pool
+from akt_lab.step import losses_and_gradients
+from akt_lab.tracing import trace
+from akt_lab.training import evaluate, prepare, summary, train
+
+FEW = {"pool": 64, "pool_steps": 40}
+
+
+def statistics_of(teacher, images):
+    with capture_bn_inputs(teacher) as statistics, torch.no_grad():
+        t = teacher(images)
+    return t, statistics
+
+
+@pytest.mark.parametrize("terms", [hast_image_terms, zeroq_image_terms])
+def test_optimised_images_come_closer_to_the_teacher(digits, tmp_path, terms):
+    teacher = trace(digits.teacher).requires_grad_(False)
+    labels = torch.arange(32) % 10
+    made = load_pool(teacher, terms, labels, (1, 16, 16), 40, 0, tmp_path, progress=False)
+    noise = torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    before, after = statistics_of(teacher, noise), statistics_of(teacher, made)
+    assert bns_loss(after[1]) < 0.5 * bns_loss(before[1])
+    if terms is hast_image_terms:
+        assert (after[0].argmax(1) == labels).float().mean() > 0.9
+    assert not teacher.training
+    assert all(w.grad is None for w in teacher.parameters())
+
+
+def test_made_once_and_kept(digits, tmp_path, monkeypatch):
+    teacher = trace(digits.teacher).requires_grad_(False)
+    labels = torch.arange(8)
+    arguments = (hast_image_terms, labels, (1, 16, 16), 2)
+    first = load_pool(teacher, *arguments, 0, tmp_path, progress=False)
+    other = load_pool(teacher, *arguments, 1, tmp_path, progress=False)
+    assert not torch.equal(first, other)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr("akt_lab.pool.optimise", None)  # a second making would fail
+    assert torch.equal(first, load_pool(teacher, *arguments, 0, tmp_path, progress=False))
+
+
+def test_crops_are_parts_of_the_image():
+    """On a ramp, every crop is a ramp of at most the slope, and of values of the ramp."""
+    ramp = torch.linspace(0, 1, 32).expand(64, 1, 32, 32)
+    crops = crop_and_flip(ramp, torch.Generator().manual_seed(0))
+    assert crops.shape == ramp.shape
+    assert crops.min() >= -1e-5
+    assert crops.max() <= 1 + 1e-5
+    slopes = crops[:, 0, 16, 20] - crops[:, 0, 16, 12]
+    whole = ramp[0, 0, 16, 20] - ramp[0, 0, 16, 12]
+    assert (slopes.abs() <= whole * 1.01).all()
+    assert (slopes.abs() >= whole * 0.5).all()
+    assert 16 < (slopes < 0).sum() < 48  # about half are flipped
+
+
+def test_a_pool_stands_where_a_generator_stands():
+    images, labels = torch.randn(10, 3, 8, 8), torch.arange(10)
+    pool = ImagePool(images, labels, augment=False)
+    x, y = pool.draw(16, torch.Generator().manual_seed(0))
+    assert torch.equal(pool(x, y), images[y])
+    assert not list(pool.parameters())
+
+
+def test_channel_alignment_by_hand():
+    s, t = torch.ones(1, 2, 1, 1), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    unit = F.normalize(torch.ones(1, 2), dim=1)
+    expected = 1000 * ((unit - torch.tensor([[1.0, 0.0]])) ** 2).mean()
+    assert channel_alignment([s, s], [t, t])["alignment"].item() == pytest.approx(
+        2 * expected.item()
+    )
+
+
+def test_hast_learns_on_harder_images_too(digits):
+    run = prepare(digits, Settings(method="hast", batch_size=16, **FEW))
+    run.student(run.generator.images)  # ranges
+    run.epoch = run.settings.warmup_epochs
+    x, y = run.generator.draw(16, torch.Generator().manual_seed(0))
+    both, _, gradients = losses_and_gradients(run, x.clone(), y)
+    from dataclasses import replace
+
+    from akt_lab import methods
+
+    alone = replace(get_method("hast"), perturbation=0.0)
+    original, methods.METHODS = methods.METHODS, {**methods.METHODS, "hast": alone}
+    try:
+        once, _, _ = losses_and_gradients(run, x.clone(), y)
+    finally:
+        methods.METHODS = original
+    assert both["student/kd"] > 2 * once["student/kd"] > 0  # uphill is harder
+    assert both["student/alignment"] > once["student/alignment"] > 0
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("method", ["hast", "hast+akt"])
+def test_a_pool_method_trains_beyond_its_floor(digits, method):
+    values = {"weight_bits": 3, "act_bits": 3, "batch_size": 32, "steps": 30, **FEW}
+    floor = train(digits, Settings(method="ptq", epochs=1, batch_size=32, steps=30,
+                                   weight_bits=3, act_bits=3), progress=False)  # fmt: skip
+    done = train(digits, Settings(method=method, epochs=4, **values), progress=False)
+    assert summary(done)["last"] > summary(floor)["last"]
+    assert evaluate(digits.teacher, digits) >= summary(done)["last"] - 1
+
+
+def test_zeroq_is_ranges_and_nothing_else(digits):
+    done = train(digits, Settings(method="zeroq", steps=4, **FEW), progress=False)
+    weights = dict(digits.teacher.named_parameters())
+    for name, weight in done.student.named_parameters():
+        assert torch.equal(weight, weights[name])
+    assert summary(done)["last"] > 30
