@@ -28,7 +28,10 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "epochs of the generator alone (default: 4, or 1/4)",
     },
     "--generator-lr": {"type": float, "help": "the generator's learning rate (default: 1e-3)"},
-    "--student-lr": {"type": float, "help": "the student's learning rate (default: 1e-4)"},
+    "--student-lr": {
+        "type": float,
+        "help": "the student's learning rate (default: 1e-4; hast 1e-5)",
+    },
     "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
     "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
     "--variant": {"help": "of AKT: paper (default), code or published"},

@@ -8,7 +8,7 @@ from akt_lab.methods import Settings, get_method
 from akt_lab.pool import ImagePool, crop_and_flip, load_pool
 from akt_lab.step import losses_and_gradients
 from akt_lab.tracing import trace
-from akt_lab.training import evaluate, prepare, summary, train
+from akt_lab.training import prepare, summary, train
 
 FEW = {"pool": 64, "pool_steps": 40}
 
@@ -104,7 +104,6 @@ def test_a_pool_method_trains_beyond_its_floor(digits, method):
                                    weight_bits=3, act_bits=3), progress=False)  # fmt: skip
     done = train(digits, Settings(method=method, epochs=4, **values), progress=False)
     assert summary(done)["last"] > summary(floor)["last"]
-    assert evaluate(digits.teacher, digits) >= summary(done)["last"] - 1
 
 
 def test_zeroq_is_ranges_and_nothing_else(digits):
