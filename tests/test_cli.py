@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from akt_lab.cli import SETTING_OPTIONS, main
+from akt_lab.cli import main
 from akt_lab.methods import METHODS, Settings
+from akt_lab.options import SETTING_OPTIONS
 
 SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 
@@ -138,10 +139,10 @@ def test_doctor(capsys):
 
 
 def test_every_setting_has_an_option_and_every_method_is_named(capsys):
-    names = {n.removeprefix("--").replace("-", "_") for n in SETTING_OPTIONS} - {"bits"}
+    names = {n.removeprefix("--").replace("-", "_") for n in SETTING_OPTIONS} - {"bits", "preset"}
     fields = set(Settings.__dataclass_fields__)
     assert names == fields - {"momentum", "weight_decay"}
-    assert all(method in SETTING_OPTIONS["--method"]["help"] for method in METHODS)
+    assert "akt-lab methods" in SETTING_OPTIONS["--method"]["help"]
 
 
 def test_help_imports_nothing_heavy():
@@ -185,3 +186,19 @@ def test_lab_serves_the_notebooks(tmp_path):
                 stderr=subprocess.DEVNULL,
             )
             server.terminate()
+
+
+def test_methods_lists_every_method_with_its_source(capsys):
+    assert main(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in rows] == list(METHODS)
+    assert all(row["source"] and row["equation"] for row in rows)
+    assert main(["methods"]) == 0
+    assert "HAST, CVPR 2023" in capsys.readouterr().out
+
+
+def test_a_setting_that_is_not_read_is_refused(capsys, tmp_path):
+    words = "--alpha is not read by adadfq"
+    arguments = ("--method", "adadfq", "--alpha", "0.3", "--out", str(tmp_path / "run"))
+    refused(capsys, 2, words, "quantize", *arguments)
+    assert not (tmp_path / "run").exists()
