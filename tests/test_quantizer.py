@@ -299,11 +299,11 @@ def test_speed_up_changes_no_number(functional_net):
 
 
 def test_effective_bits_count_the_ranges():
-    """By hand: a channel of 4x4 weights of 3 bits and one range; 8x8 activations, one a sample."""
-    net = nn.Sequential(nn.Conv2d(1, 2, 4, padding="same", bias=False), nn.ReLU())
+    """By hand: a channel of 3x3 weights of 3 bits and one range; 8x8 activations, one a sample."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.ReLU())
     images = torch.randn(5, 1, 8, 8)
     frozen, live = (
         quantize_model(net, 3, 3, ranges=ranges) for ranges in ("ema", "per_channel_dynamic")
     )
-    assert effective_bits(frozen, images) == pytest.approx((3 + 35 / 16, 3.0))
-    assert effective_bits(live, images) == pytest.approx((3 + 35 / 16, 3 + 35 / 64))
+    assert effective_bits(frozen, images) == pytest.approx((3 + 35 / 9, 3.0))
+    assert effective_bits(live, images) == pytest.approx((3 + 35 / 9, 3 + 35 / 64))
