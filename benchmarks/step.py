@@ -26,7 +26,8 @@ from pytorchcv.model_provider import get_model
 from reference import Reference
 from torch import nn
 
-from akt_lab.benches import CIFAR_MEAN, CIFAR_STD, Bench
+from akt_lab.benches import Bench
+from akt_lab.known import CIFAR_MEAN, CIFAR_STD
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Settings
 from akt_lab.quantizer import freeze_ranges

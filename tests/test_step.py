@@ -166,7 +166,7 @@ def test_the_compiled_step_is_the_step(in_double):
     for name, term in plain[0].items():  # Inductor keeps a network's constants in single precision
         torch.testing.assert_close(fast[0][name], term, rtol=1e-5, atol=1e-9)
     for ours, theirs in zip((*plain[1], *plain[2]), (*fast[1], *fast[2]), strict=True):
-        assert (ours - theirs).norm() <= 1e-5 * max(ours.norm(), 1e-6)
+        assert (ours - theirs).norm() <= 1e-4 * max(ours.norm(), 1e-6)
     for name, value in run.generator.state_dict().items():  # the batch norms' running statistics
         torch.testing.assert_close(value, after[name], rtol=1e-5, atol=1e-9)
 
