@@ -114,7 +114,7 @@ def _client(place: Place, jobs: int) -> Iterator[Any]:
             yield client
         return
     workers = min(place.workers or os.cpu_count() or 1, jobs)
-    quiet = {"silence_logs": 60, "dashboard_address": ":0"}  # above CRITICAL; any port
+    quiet = {"silence_logs": 60, "dashboard_address": "127.0.0.1:0"}  # above CRITICAL; any port
     small = {"threads_per_worker": 1, "memory_limit": 0, "preload": ["akt_lab.worker"]}
     with (
         dask.config.set({"distributed.scheduler.worker-saturation": 1.0}),  # none waits at a worker
