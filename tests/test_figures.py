@@ -57,7 +57,7 @@ def test_finished_runs_are_not_made_again(small_demo):
     again, _ = demo.run(folder, seed=0, steps=3, workers=2)
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/record.json")}
     pd.testing.assert_frame_equal(table, again)
-    with pytest.raises(AktError, match="other settings"):
+    with pytest.raises(AktError, match="was made with"):
         demo.run(folder, seed=0, steps=4, workers=1)
 
 
