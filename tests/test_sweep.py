@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
         (2, "did you mean 'adadfq'", [*new, "--methods", "adadq"]),
         (2, "did you mean 'paper'", [*new, "--variants", "papr"]),
         (2, "2 to 8, not 9", [*new, "--bits", 9]),
-        (1, "--teacher nets:none: ModuleNotFoundError", [
+        (2, "--teacher nets:none needs --weights FILE", [
             *new, "--teacher", "nets:none", "--data", tmp_path, "--mean", 0, "--std", 1,
         ]),
         (2, "at least 0, not -1", [*new, "--workers", -1]),
