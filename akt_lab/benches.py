@@ -27,7 +27,7 @@ from akt_lab.images import FolderImages, read_cifar, read_image_folder
 from akt_lab.known import BENCHES, KNOWN, Known
 from akt_lab.runs import load_tensors, save_tensors
 
-EVALUATION_BATCH, EVALUATION_PIXELS = 250, 250 * 96 * 96
+EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Bench:
 
     @property
     def batch_size(self) -> int:
-        """How many images `batches` yields at a time: 250, fewer of large ones."""
+        """How many images `batches` yields at a time: 200, fewer of large ones."""
         return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // self.image_size**2))
 
     @property

@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
 import argparse
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -234,38 +233,12 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from importlib.metadata import PackageNotFoundError, version
+    from akt_lab import doctor
 
-    import torch
-
-    from akt_lab.benches import cache_folder
-
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    cache = cache_folder()
-    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    found = {
-        "akt-lab": __version__,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "torchvision": installed("torchvision"),
-        "jupyterlab": installed("jupyterlab"),
-        "device": _device(options),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cache folder": str(cache),
-        "cache writable": os.access(nearest, os.W_OK),
-        "digits teacher": "ready"
-        if any(cache.glob("digits-teacher-*"))
-        else "trained on first use",
-        "disk free (GB)": round(shutil.disk_usage(nearest).free / 1e9, 1),
-    }
+    found = doctor.examine(_device(options))
     _report(found, options)
     if not found["cache writable"]:
+        cache = found["cache folder"]
         raise AktError(f"{cache} cannot be written: set AKT_LAB_CACHE to a folder that can")
     return 0
 
@@ -301,7 +274,7 @@ def _settings(given: dict[str, Any]) -> Any:
     from akt_lab.methods import Settings, check_read, with_preset
 
     settings = Settings(**with_preset(given))
-    check_read(settings, given)
+    check_read([settings], given)
     return settings
 
 

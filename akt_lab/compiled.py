@@ -34,6 +34,8 @@ def as_one_graph(step: Callable[..., Any], *example: Tensor) -> Callable[..., An
 def unchanged_buffers(module: nn.Module) -> Iterator[None]:
     """What a batch norm counted inside the block, a tracing's mock batch, does not count."""
     before = [buffer.clone() for buffer in module.buffers()]
-    yield
-    for buffer, value in zip(module.buffers(), before, strict=True):
-        buffer.copy_(value)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)

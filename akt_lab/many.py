@@ -67,6 +67,7 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str
     """Do the grid, or list it; `settings` and `bench` are what the command line named."""
     from akt_lab.benches import BenchSpec
     from akt_lab.grid import has_ended, jobs_of
+    from akt_lab.methods import check_read
     from akt_lab.results import Results
     from akt_lab.sweep import run_grid
     from akt_lab.worker import Place, choose_device
@@ -78,6 +79,7 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str
         out, BenchSpec(**bench), options.methods, options.bits, options.seeds, options.variants,
         others,
     )  # fmt: skip
+    check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
         lines = Results(out / RESULTS).lines
         for job in jobs:

@@ -1,6 +1,7 @@
 """Memory as a training step needs it: kept in the process, in large pages, and laid out alike."""
 
 import ctypes
+import functools
 import os
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # of Linux's mman.h; bytes
 RESERVED = 4 << 30  # bytes of addresses, not of memory: what a step of batch 200 fits into
 
 
+@functools.cache  # once a process: it holds until its end
 def keep_freed_memory() -> bool:
     """Tell glibc not to give freed tensors back to the kernel; elsewhere do nothing.
 

@@ -4,7 +4,7 @@ A method is one entry in `METHODS`; `Settings` holds everything else that decide
 defaults are the papers' (GDFQ's lineage); see `Settings` for the ones that differ by method.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -286,16 +286,28 @@ def _few(method: Method) -> dict[str, int]:
     return {"pool": min(256, method.pool), "pool_steps": 100} if method.pool else {}
 
 
-def check_read(settings: Settings, given: Iterable[str]) -> None:
-    """Refuse settings that the method never reads: they promise what does not happen.
+def check_read(runs: Sequence[Settings], given: Iterable[str]) -> None:
+    """Refuse settings that no run ever reads: they promise what does not happen.
 
     Args:
-        settings: as they will be used.
+        runs: as they will be done.
         given: the names that the user set.
 
     Raises:
         UsageError: names the first one that is not read, and why.
     """
+    unread = [_unread(settings) for settings in runs]
+    for name in given:
+        if unread and all(name in reasons for reasons in unread):
+            why = ", nor by ".join(
+                dict.fromkeys(f"{s.method}: {r[name]}" for s, r in zip(runs, unread, strict=True))
+            )
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} is not read by {why}; drop it")
+
+
+def _unread(settings: Settings) -> dict[str, str]:
+    """Settings that have no effect beside the others, and why."""
     method = get_method(settings.method)
     unread: dict[str, str] = {}
     if method.pool:
@@ -309,9 +321,6 @@ def check_read(settings: Settings, given: Iterable[str]) -> None:
     if method.akt and settings.variant == "published":
         unread |= {"lam": "its variant is published"}
     if method.student_terms is None:
-        names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay"]
+        names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         unread |= dict.fromkeys(names, "it trains no student")
-    for name in given:
-        if name in unread:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} is not read by {method.name}: {unread[name]}; drop it")
+    return unread

@@ -10,6 +10,14 @@ def positive(text: str) -> int:
     return number
 
 
+def rate(text: str) -> float:
+    """A learning rate; 0, which stands for the method's own in `Settings`, is not one."""
+    if not 0 < (number := float(text)) < float("inf"):
+        raise ValueError
+    return number
+
+
+rate.__name__ = "number above 0"
 positive.__name__ = "whole number of at least 1"  # what argparse calls it
 
 SETTING_OPTIONS: dict[str, dict[str, Any]] = {
@@ -27,9 +35,9 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
         "type": positive,
         "help": "epochs of the generator alone (default: 4, or 1/4)",
     },
-    "--generator-lr": {"type": float, "help": "the generator's learning rate (default: 1e-3)"},
+    "--generator-lr": {"type": rate, "help": "the generator's learning rate (default: 1e-3)"},
     "--student-lr": {
-        "type": float,
+        "type": rate,
         "help": "the student's learning rate (default: 1e-4; hast 1e-5)",
     },
     "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},

@@ -28,6 +28,8 @@ def line_of(run: Run) -> Line:
         "bench": public_bench(record["bench"]),
         "settings": record["settings"],
         "accuracy": record.get("accuracy", {}),
+        "evaluations": record.get("evaluations", []),
+        "effective_bits": record.get("effective_bits", {}),
         "teacher_accuracy": record["teacher_accuracy"],
         "evaluation_images": record["images"],
         "student_images": _student_images(run, record["settings"]),

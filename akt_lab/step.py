@@ -74,11 +74,11 @@ def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
     """
     terms, for_generator, for_student = _gradients(run, z, y)
     if run.generator_optimizer:
-        _step(run.generator_optimizer, for_generator)
+        apply_gradients(run.generator_optimizer, for_generator)
     if run.warming_up:
         return terms
     norm = torch.nn.utils.get_total_norm([g for g in for_student if g is not None])
-    _step(run.student_optimizer, for_student)
+    apply_gradients(run.student_optimizer, for_student)
     return {**terms, "student/gradient_norm": norm}
 
 
@@ -120,7 +120,7 @@ def losses_and_gradients(run: Training, z: Tensor, y: Tensor) -> Step:
         return terms, for_generator, ()
 
     # the student learns from the teacher's logits and feature maps
-    student_terms = _student_terms(run, s, t.detach(), y, student_maps, teacher_maps)
+    student_terms = distillation_terms(run, s, t.detach(), y, student_maps, teacher_maps)
     weights = list(run.student.parameters())
     for_student = torch.autograd.grad(total(student_terms), weights, allow_unused=True)
     terms |= {f"student/{name}": term.detach() for name, term in student_terms.items()}
@@ -151,7 +151,7 @@ def _distil(run: Training, x: Tensor, y: Tensor) -> Terms:
             t = run.teacher(x).float()
         with capture_maps(run.student, run.layers) as student_maps:
             s = run.student(x).float()
-    return _student_terms(run, s, t, y, student_maps, teacher_maps)
+    return distillation_terms(run, s, t, y, student_maps, teacher_maps)
 
 
 def _gradients(run: Training, z: Tensor, y: Tensor) -> Step:
@@ -173,7 +173,8 @@ def _autocast(run: Training) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=run.settings.precision == "bf16")
 
 
-def _step(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+    """One step of `optimizer`; `gradients` are in the order of its weights."""
     weights = optimizer.param_groups[0]["params"]
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = None if gradient is None else laid_out_as(weight.detach(), gradient)
@@ -181,7 +182,7 @@ def _step(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def _student_terms(
+def distillation_terms(
     run: Training,
     s: Tensor,
     t: Tensor,

@@ -16,7 +16,7 @@ from akt_lab.capture import residual_bodies
 from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
-from akt_lab.losses import LAMBDA, kd_loss
+from akt_lab.losses import LAMBDA, Terms, kd_loss
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Settings, get_method
 from akt_lab.pool import ImagePool, load_pool
@@ -30,6 +30,7 @@ from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, sav
 from akt_lab.step import Training, train_step
 from akt_lab.tracing import speed_up, trace
 
+FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a GPU's host does
 HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
 
 
@@ -93,7 +94,13 @@ def _outcome(training: Training) -> dict[str, Any]:
         found = effective_bits(training.student, training.holdout)
         bits = dict(zip(("weights", "activations"), (round(b, 3) for b in found), strict=True))
     seconds = round(training.seconds, 1)
-    return {"lam": training.lam, "accuracy": accuracy, "effective_bits": bits, "seconds": seconds}
+    return {
+        "lam": training.lam,
+        "accuracy": accuracy,
+        "evaluations": training.evaluations,
+        "effective_bits": bits,
+        "seconds": seconds,
+    }
 
 
 def _record_failure(training: Training, run: Run, error: AktError) -> None:
@@ -174,25 +181,56 @@ def _given_lambda(settings: Settings) -> float | None:
 def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
     """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
     rows: list[dict[str, float]] = []
+    waiting: list[tuple[int, Terms]] = []
+    last, fetch_after = training.settings.steps - 1, FETCH_AFTER[bench.device.type]
     started = time.perf_counter()
     _set_rates(training)
     try:
         for step in range(training.settings.steps):
             z, y = training.generator.draw(training.settings.batch_size, training.rng)
-            terms = train_step(training, z, y)
-            values = torch.stack([*terms.values()]).tolist() if terms else []  # the one wait
-            numbers = dict(zip(terms, values, strict=True))
-            rows.append({"epoch": training.epoch, "step": step, **numbers})
-            _check_finite(rows[-1])
-            bar.set_postfix(_live(training, numbers), refresh=False)
+            waiting.append((step, train_step(training, z, y)))
+            if len(waiting) == fetch_after or step == last:
+                _fetch(training.epoch, waiting, rows)
+                bar.set_postfix(_live(training, rows[-1]), refresh=False)
             bar.update()
         _end_epoch(training, bench, rows[-1])
     finally:
-        training.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        training.seconds += seconds
         if run:
             run.append_history(rows)
+    _project(training, seconds, run, bar)
     if run:
         save(training, run)
+
+
+def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> None:
+    """Say how long all will take if each epoch left takes as long as the last one's `seconds`.
+
+    Not before the student learns: an epoch of the warm-up is shorter.
+    """
+    s = training.settings
+    if training.epoch <= s.warmup_epochs < s.epochs:
+        return
+    whole = training.seconds + seconds * (s.epochs - training.epoch)
+    shown = f"{whole / 3600:.1f} h" if whole > 5400 else f"{whole / 60:.1f} min"
+    bar.set_description(f"{s.method} {s.weight_bits}w{s.act_bits}a, ~{shown} in all")
+    if run:
+        run.update_record(projected_seconds=round(whole, 1))
+
+
+def _fetch(epoch: int, waiting: list[tuple[int, Terms]], rows: list[dict[str, float]]) -> None:
+    """Move the steps that wait into `rows`, with one wait for the device.
+
+    Raises:
+        DivergedError: at the first that is not finite; it is the last row then.
+    """
+    values = [torch.stack([*terms.values()]) for _, terms in waiting if terms]
+    found = torch.stack(values).tolist() if values else [[]] * len(waiting)
+    for (step, terms), numbers in zip(waiting, found, strict=True):
+        rows.append({"epoch": epoch, "step": step, **dict(zip(terms, numbers, strict=True))})
+        _check_finite(rows[-1])
+    waiting.clear()
 
 
 def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
@@ -247,6 +285,7 @@ def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
 @torch.inference_mode()
 def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
     """Top-1 accuracy on the bench's evaluation images, in percent."""
+    keep_freed_memory()
     correct, seen = 0, 0
     batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
     for images, labels in batches:
@@ -301,6 +340,7 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
         AktError: if the run has not reached its first checkpoint.
     """
     _, student = make_networks(bench, Settings.from_dict(run.record["settings"]))
+    speed_up(student)  # it then rounds as it did when it was trained
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     if (run / STUDENT).exists():
         tensors, _ = load_tensors(run / STUDENT)

@@ -23,7 +23,7 @@ from akt_lab.capture import capture_bn_inputs, capture_maps
 from akt_lab.generator import UpsampledConv2d
 from akt_lab.losses import total
 from akt_lab.memory import keep_freed_memory
-from akt_lab.step import Training, _step, _student_terms, train_step
+from akt_lab.step import Training, apply_gradients, distillation_terms, train_step
 
 
 def phases(run: Training, z: Tensor, y: Tensor) -> Iterator[str]:
@@ -45,12 +45,12 @@ def phases(run: Training, z: Tensor, y: Tensor) -> Iterator[str]:
     weights = list(run.generator.parameters())
     for_generator = torch.autograd.grad(images, weights, at_pixels)
     yield "generator backward"
-    student_loss = total(_student_terms(run, s, t.detach(), y, student_maps, teacher_maps))
+    student_loss = total(distillation_terms(run, s, t.detach(), y, student_maps, teacher_maps))
     yield "student's loss"
     for_student = torch.autograd.grad(student_loss, list(run.student.parameters()))
     yield "student backward"
-    _step(run.generator_optimizer, for_generator)
-    _step(run.student_optimizer, for_student)
+    apply_gradients(run.generator_optimizer, for_generator)
+    apply_gradients(run.student_optimizer, for_student)
     yield "optimisers"
 
 

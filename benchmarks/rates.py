@@ -1,14 +1,17 @@
-"""How the demo's student rate was chosen: on synthetic images, without a label or a test image.
+r"""How the demo's student rate was chosen: on synthetic images, without a label or a test image.
 
     python benchmarks/rates.py --out results/rates.csv
+    python benchmarks/rates.py --out results/rates_photographs.csv --bench cifar10 --weights FILE \
+        --data TRAINING_SPLIT --bits 3 --epochs 10 --batch-size 16 --compile
 
-For each method, bit-width and rate one short run on `digits`; the score is the student's KL from
-the teacher on 256 synthetic images set aside at the end of the warm-up. They are the same images
-for every rate, because the student has not been trained by then.
+For each method, bit-width and rate one short run; the score is the student's KL from the teacher
+on 256 synthetic images set aside at the end of the warm-up. They are the same images for every
+rate, because the student has not been trained by then. What --data holds is not looked at.
 """
 
 import argparse
 import itertools
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +32,7 @@ METHODS = (
 )
 
 
-def job(folder: Path, method: str, variant: str, bits: int, rate: float) -> Job:
+def job(given: argparse.Namespace, method: str, variant: str, bits: int, rate: float) -> Job:
     """One run of the grid."""
     settings = Settings(
         method=method,
@@ -37,12 +40,15 @@ def job(folder: Path, method: str, variant: str, bits: int, rate: float) -> Job:
         weight_bits=bits,
         act_bits=bits,
         student_lr=rate,
-        batch_size=32,
-        epochs=8,
-        steps=50,
+        batch_size=given.batch_size,
+        epochs=given.epochs,
+        steps=given.steps,
         warmup_epochs=2,
+        eval_every=given.epochs,
+        compile=given.compile,
     )
-    return Job(settings, BenchSpec(), folder / f"{method}-{variant}-{bits}-{rate:g}")
+    spec = BenchSpec(given.bench, weights=given.weights, data=given.data)
+    return Job(settings, spec, given.runs / f"{given.bench}-{method}-{variant}-{bits}-{rate:g}")
 
 
 def row(run: Run) -> dict[str, object]:
@@ -67,9 +73,16 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs/rates"))
     parser.add_argument("--bits", type=int, nargs="+", default=[3, 2, 4])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3])
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bench", default="digits")
+    parser.add_argument("--weights", type=os.path.abspath)
+    parser.add_argument("--data", type=os.path.abspath)
     chosen = parser.parse_args()
     grid = itertools.product(chosen.bits, METHODS, chosen.rates)
-    jobs = [job(chosen.runs, *method, bits, rate) for bits, method, rate in grid]
+    jobs = [job(chosen, *method, bits, rate) for bits, method, rate in grid]
     table = pd.DataFrame([row(run) for run in run_grid(jobs)])
     table.to_csv(chosen.out, index=False)
     print(table.to_string(index=False))

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from akt_lab.cli import main
 from akt_lab.methods import METHODS, Settings
@@ -135,7 +136,11 @@ def test_mean_and_std_in_either_form():
 def test_doctor(capsys):
     code, printed, _ = run(capsys, "doctor", "--json")
     assert code == 0
-    assert json.loads(printed)["cores"] >= 1
+    found = json.loads(printed)
+    assert found["cores"] >= 1
+    assert found["precision"].startswith("fp32")
+    assert found["compile"].startswith("no")
+    assert found["threads"].startswith(str(torch.get_num_threads()))
 
 
 def test_every_setting_has_an_option_and_every_method_is_named(capsys):

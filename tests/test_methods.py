@@ -87,5 +87,7 @@ def test_the_papers_budgets():
 )
 def test_settings_that_are_not_read_are_refused(values, given, words):
     with pytest.raises(UsageError, match=words):
-        check_read(Settings(**values), [given])
-    check_read(Settings(**values), ["weight_bits", "seed"])
+        check_read([Settings(**values)], [given])
+    check_read([Settings(**values)], ["weight_bits", "seed"])
+    others = [Settings(method=name) for name in ("hast+akt", "adadfq+akt")]
+    check_read([Settings(**values), *others], [given])  # one run of a grid that reads it will do

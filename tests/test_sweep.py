@@ -89,6 +89,10 @@ def test_what_a_line_holds(undisturbed):
         assert Settings.from_dict(row["settings"]) == Settings.from_dict(record["settings"])
         assert row["accuracy"] == record["accuracy"]
         assert {"last", "best", "label_free"} <= row["accuracy"].keys()
+        for score in row["evaluations"]:
+            assert score.keys() >= {"epoch", "accuracy", "synthetic_kl"}
+        assert row["evaluations"][-1]["accuracy"] == row["accuracy"]["last"]
+        assert row["effective_bits"]["weights"] > row["settings"]["weight_bits"]
         assert row["teacher_accuracy"] >= 98
         assert row["versions"]["threads"] == 1
         assert {"commit", "seconds", "device", "status"} <= row.keys()
@@ -151,6 +155,9 @@ def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
         (2, "did you mean 'adadfq'", [*new, "--methods", "adadq"]),
         (2, "did you mean 'paper'", [*new, "--variants", "papr"]),
         (2, "2 to 8, not 9", [*new, "--bits", 9]),
+        (2, "--lam is not read by ptq: it has no AKT, nor by gdfq", [
+            *new, "--methods", "ptq", "gdfq", "--lam", 1,
+        ]),
         (2, "--teacher nets:none needs --weights FILE", [
             *new, "--teacher", "nets:none", "--data", tmp_path, "--mean", 0, "--std", 1,
         ]),

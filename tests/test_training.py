@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
 from akt_lab import training
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DivergedError
 from akt_lab.methods import Settings
 from akt_lab.runs import Run, load_tensors
 from akt_lab.training import evaluate, load_student, train
@@ -49,6 +50,7 @@ def test_a_run_s_folder(digits, tmp_path):
     assert record["lam"] == done.lam
     assert {"torch", "python", "threads", "commit"} <= record["versions"].keys()
     assert record["accuracy"]["last"] == history["accuracy"].dropna().iloc[-1]
+    assert record["projected_seconds"] == pytest.approx(record["seconds"], abs=1)
     assert len(history) == 9
     assert history["student/spatial"].isna().sum() == 3  # the warm-up
     student, _ = load_student(run, digits)
@@ -66,6 +68,17 @@ def test_divergence_names_the_term_and_keeps_the_checkpoint(digits, tmp_path):
     assert not (run / "student.safetensors").exists()
     last = run.history().filter(like="student/").iloc[-1]
     assert not last.map(math.isfinite).all()  # the history shows where it broke
+
+
+def test_terms_may_wait_on_the_device(digits, tmp_path, monkeypatch):
+    """As on a GPU: the same history and the same last row, fetched several steps at a time."""
+    runs = {wait: Run.create(tmp_path / str(wait)) for wait in (1, 5)}
+    far = Settings(method="gdfq", student_lr=1e6, batch_size=8, epochs=4, steps=7)
+    for wait, run in runs.items():
+        monkeypatch.setitem(training.FETCH_AFTER, "cpu", wait)
+        with pytest.raises(DivergedError):
+            train(digits, far, run, progress=False)
+    pd.testing.assert_frame_equal(*(run.history() for run in runs.values()))
 
 
 def test_an_unwritable_checkpoint_leaves_the_last_one_whole(digits, tmp_path, monkeypatch):
