@@ -63,7 +63,13 @@ def measure(images: int, repeats: int) -> pd.DataFrame:
     ]
     with tempfile.TemporaryDirectory() as name:
         folder = photographs(Path(name), images)
-        rows += [("load JPEGs", best(lambda: read_image_folder(folder, 3, progress=False), repeats), 10.0)]
+        rows += [
+            (
+                "load JPEGs",
+                best(lambda: read_image_folder(folder, 3, progress=False), repeats),
+                10.0,
+            )
+        ]
         pixels, labels, _ = read_image_folder(folder, 3, progress=False)
     networks = make_ours(make_teacher(), batch=16)
     device = torch.device("cpu")

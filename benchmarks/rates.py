@@ -22,14 +22,7 @@ from akt_lab.methods import Settings
 from akt_lab.runs import Run
 from akt_lab.sweep import run_grid
 
-METHODS = (
-    ("gdfq", "paper"),
-    ("adadfq", "paper"),
-    ("gdfq+akt", "paper"),
-    ("gdfq+akt", "code"),
-    ("adadfq+akt", "paper"),
-    ("adadfq+akt", "code"),
-)
+LOSSES = (("", "paper"), ("+akt", "paper"), ("+akt", "code"))  # what follows a method's name
 
 
 def job(given: argparse.Namespace, method: str, variant: str, bits: int, rate: float) -> Job:
@@ -73,6 +66,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs/rates"))
     parser.add_argument("--bits", type=int, nargs="+", default=[3, 2, 4])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3])
+    parser.add_argument("--methods", nargs="+", default=["gdfq", "adadfq"], help="plain ones")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -81,8 +75,11 @@ if __name__ == "__main__":
     parser.add_argument("--weights", type=os.path.abspath)
     parser.add_argument("--data", type=os.path.abspath)
     chosen = parser.parse_args()
-    grid = itertools.product(chosen.bits, METHODS, chosen.rates)
-    jobs = [job(chosen, *method, bits, rate) for bits, method, rate in grid]
+    grid = itertools.product(chosen.bits, chosen.methods, LOSSES, chosen.rates)
+    jobs = [
+        job(chosen, method + akt, variant, bits, rate)
+        for bits, method, (akt, variant), rate in grid
+    ]
     table = pd.DataFrame([row(run) for run in run_grid(jobs)])
     table.to_csv(chosen.out, index=False)
     print(table.to_string(index=False))

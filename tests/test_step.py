@@ -176,6 +176,26 @@ def test_the_compiled_step_is_the_step(in_double):
     torch.testing.assert_close(fast[0][spatial], plain[0][spatial], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "variant"),
+    [("gdfq", "paper"), ("granq+akt", "paper"), ("hast", "paper"), ("hast+akt", "code")],
+)
+def test_every_kind_of_step_becomes_one_graph(digits, monkeypatch, method, variant):
+    """Traced, and run as traced: what Inductor makes of it is tested above."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    run = past_warm_up(
+        digits, method=method, variant=variant, compile=True, lam=2.0 if "+" in method else None
+    )
+    z, y = run.generator.draw(8, run.rng)
+    plain = losses_and_gradients(run, z.clone(), y)
+    traced = step._gradients(run, z.clone(), y)
+    assert run.compiled is not None
+    for name, term in plain[0].items():
+        torch.testing.assert_close(traced[0][name], term, rtol=1e-4, atol=1e-7)
+    later, classes = run.generator.draw(8, run.rng)
+    assert not torch.equal(step._gradients(run, later, classes)[2][0], traced[2][0])
+
+
 @pytest.mark.parametrize("network", ["generator", "student"])
 def test_fused_optimisers_update_the_right_elements(digits, network):
     """They do not look at strides: a contiguous gradient misleads them."""
