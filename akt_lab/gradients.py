@@ -1,0 +1,325 @@
+"""Do gradients explode at low bits? Norms of the student's weight gradients, layer by layer.
+
+Every student starts as its teacher and sees the same images in the same order: those of a GDFQ
+generator, which never looks at a student. At each step the same loss is also taken of the
+full-precision network *with the student's weights*, for a raw norm alone says little: a loss
+that is weighted twice has twice the gradient.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from akt_lab.attention import attention_divergences
+from akt_lab.capture import capture_maps, residual_bodies
+from akt_lab.errors import unknown
+from akt_lab.losses import Terms, akt_terms, kd_loss, total
+from akt_lab.methods import Settings
+from akt_lab.quantizer import freeze_ranges, quantize_model
+from akt_lab.step import train_step
+from akt_lab.tracing import trace
+from akt_lab.training import prepare
+
+LOSSES = ("ce", "kd", "paper", "code", "published")
+OBSERVED = 10  # batches that the activation ranges are observed on, then frozen
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One student of the study.
+
+    Attributes:
+        bits: of weights and activations; 0 for full precision.
+        loss: `ce`, cross-entropy with the generator's classes; `kd`, plain distillation at T = 20;
+            or AKT's variant `paper`, `code` or `published`, joined to `kd`.
+        gradient: the straight-through rule.
+        ranges: the rule for activation ranges.
+    """
+
+    bits: int
+    loss: str = "kd"
+    gradient: str = "identity"
+    ranges: str = "ema"
+
+    def __post_init__(self) -> None:
+        """Refuse a loss that is none."""
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
+
+
+# ---- the study ----------------------------------------------------------------------------------
+
+
+def synthetic_batches(bench: Any, batches: int, batch_size: int, seed: int = 0) -> list[Batch]:
+    """Images (B, channels, S, S) and classes (B,) from a GDFQ generator after 200 steps."""
+    settings = Settings(
+        method="gdfq", batch_size=batch_size, epochs=2, steps=200, warmup_epochs=1, seed=seed
+    )
+    run = prepare(bench, settings)
+    for _ in range(settings.steps):
+        train_step(run, *run.generator.draw(batch_size, run.rng))
+    found = []
+    for _ in range(batches):
+        z, y = run.generator.draw(batch_size, run.rng)
+        with torch.no_grad():
+            found.append((run.generator(z, y), y))
+    return found
+
+
+def study(
+    bench: Any,
+    cases: Sequence[Case],
+    images: Sequence[Batch],
+    student_lr: float = 1e-4,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train each case's student on `images`, a step a batch, and measure its gradients on the way.
+
+    Args:
+        bench: a `benches.Bench`; only its teacher is used.
+        cases: what to compare.
+        images: from `synthetic_batches`; the first ten are used to observe the ranges, too.
+        student_lr: of SGD with momentum 0.9, as in training.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A row for each case, step and layer: the fields of `Case`; `norm`, L2 norm of the weight's
+        gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient of the
+        full-precision network with the same weights (NaN where that one is 0). A case whose
+        gradient is not finite ends there.
+    """
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(total=len(cases) * len(images), unit="step", disable=not progress)
+    lam = _one_lambda(bench.teacher, images) if any(c.loss == "paper" for c in cases) else 1.0
+    with bar:
+        for case in cases:
+            bar.set_description(f"{case.bits or 'full precision'}, {case.loss}")
+            for found in _train(bench.teacher, case, images, student_lr, lam):
+                rows += found
+                bar.update()
+    return pd.DataFrame(rows)
+
+
+def _train(
+    teacher: nn.Module, case: Case, images: Sequence[Batch], student_lr: float, lam: float
+) -> Iterator[list[dict[str, Any]]]:
+    full = trace(teacher).requires_grad_(False)
+    student = make_student(teacher, case, images).requires_grad_()
+    layers = residual_bodies(full)
+    optimizer = torch.optim.SGD(student.parameters(), student_lr, momentum=0.9, nesterov=True)
+    for step, (x, y) in enumerate(images):
+        gradients = gradients_of(student, full, x, y, case.loss, layers, lam)
+        at_full = gradients_of(full, full, x, y, case.loss, layers, lam, of=student)
+        weights = dict(student.named_parameters())
+        yield [
+            {
+                **asdict(case),
+                "step": step,
+                "layer": name,
+                **_compare(weights[name], g, at_full[name]),
+            }
+            for name, g in gradients.items()
+            if weights[name].ndim > 1
+        ]
+        if not all(g.isfinite().all() for g in gradients.values()):
+            return
+        for name, weight in weights.items():
+            weight.grad = gradients[name]
+        optimizer.step()
+
+
+def make_student(teacher: nn.Module, case: Case, images: Sequence[Batch]) -> nn.Module:
+    """A case's student with the teacher's weights; ranges observed on ten batches, and frozen."""
+    if not case.bits:
+        return trace(teacher)
+    student = quantize_model(
+        teacher, case.bits, case.bits, ranges=case.ranges, gradient=case.gradient
+    )
+    with torch.no_grad():
+        for x, _ in images[:OBSERVED]:
+            student(x)
+    freeze_ranges(student)
+    return student
+
+
+def gradients_of(
+    network: nn.Module,
+    teacher: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: str,
+    layers: Sequence[str],
+    lam: float = 1.0,
+    of: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """The gradient of one loss at every weight, by name.
+
+    Args:
+        network: whose forward pass is differentiated.
+        teacher: from `tracing.trace`.
+        x: images (B, channels, S, S).
+        y: classes (B,).
+        loss: one of `LOSSES`.
+        layers: whose maps AKT compares.
+        lam: weight of AKT's features in `paper`.
+        of: a network whose weights `network` runs with, in place of its own.
+    """
+    weights = {k: w.detach().requires_grad_() for k, w in (of or network).named_parameters()}
+    with torch.no_grad(), capture_maps(teacher, layers) as teacher_maps:
+        t = teacher(x)
+    with capture_maps(network, layers) as maps:
+        s = functional_call(network, weights, (x,))
+    terms = _terms(loss, s, t, y, [*maps.values()], [*teacher_maps.values()], lam)
+    found = torch.autograd.grad(total(terms), list(weights.values()), allow_unused=True)
+    pairs = zip(weights.items(), found, strict=True)
+    return {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
+
+
+def _terms(
+    loss: str,
+    s: Tensor,
+    t: Tensor,
+    y: Tensor,
+    maps: list[Tensor],
+    of_teacher: list[Tensor],
+    lam: float,
+) -> Terms:
+    if loss == "ce":
+        return {"ce": F.cross_entropy(s, y)}
+    plain = {"kd": kd_loss(s, t)}
+    if loss == "kd":
+        return plain
+    return akt_terms(plain, maps, of_teacher, loss, lam=lam if loss == "paper" else None)
+
+
+def _one_lambda(teacher: nn.Module, images: Sequence[Batch]) -> float:
+    """Of `paper`, one for all bit-widths: it balances both losses' gradients at 3 bits."""
+    full, (x, _) = trace(teacher), images[0]
+    student = make_student(teacher, Case(3), images).requires_grad_()
+    layers = residual_bodies(full)
+    with capture_maps(full, layers) as of_teacher, capture_maps(student, layers) as maps:
+        t, s = full(x).detach(), student(x)
+    weights = list(student.parameters())
+    spatial, channel = attention_divergences([*maps.values()], [*of_teacher.values()])
+    parts = (kd_loss(s, t), spatial + channel)
+    norms = []
+    for part in parts:
+        found = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+        norms.append(torch.nn.utils.get_total_norm([g for g in found if g is not None]).item())
+    return norms[0] / norms[1]
+
+
+def _compare(weight: Tensor, gradient: Tensor, reference: Tensor) -> dict[str, float]:
+    norm, reference_norm = gradient.norm().item(), reference.norm().item()
+    product = norm * reference_norm
+    return {
+        "norm": norm,
+        "weight_norm": weight.norm().item(),
+        "reference_norm": reference_norm,
+        "cosine": (gradient * reference).sum().item() / product if product else math.nan,
+    }
+
+
+# ---- what it says -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explosion:
+    """How far a sequence of gradient norms rises above its usual value.
+
+    Attributes:
+        ratio: largest over median; inf where one is not finite.
+        step: where the largest is, or the first that is not finite.
+        exploded: whether the ratio is above the limit.
+    """
+
+    ratio: float
+    step: int
+    exploded: bool
+
+
+def explosion(norms: Iterable[float], limit: float = 10.0) -> Explosion:
+    """Find an explosion in gradient norms, one a step.
+
+    >>> explosion([1.0, 2.0, 1.0, 30.0])
+    Explosion(ratio=20.0, step=3, exploded=True)
+    >>> explosion([1.0, float("nan"), 3.0]).step
+    1
+    """
+    values = np.fromiter(norms, float)
+    if not len(values):
+        return Explosion(math.nan, 0, False)
+    broken = ~np.isfinite(values)
+    if broken.any():
+        return Explosion(math.inf, int(broken.argmax()), True)
+    median = float(np.median(values))
+    ratio = float(values.max()) / median if median else math.nan
+    return Explosion(ratio, int(values.argmax()), ratio > limit)
+
+
+CASE = ["bits", "loss", "gradient", "ranges"]
+
+
+def by_step(found: pd.DataFrame) -> pd.DataFrame:
+    """All layers of a step together: norms of the whole gradient, and its cosine.
+
+    Args:
+        found: what `study` returns.
+
+    Returns:
+        A row for each case and step: `norm`, `weight_norm`, `reference_norm`, and `cosine`.
+    """
+    squares = {n: found[n] ** 2 for n in ("norm", "weight_norm", "reference_norm")}
+    product = (found["cosine"] * found["norm"] * found["reference_norm"]).fillna(0.0)
+    sums = found.assign(**squares, product=product).groupby([*CASE, "step"], sort=False)[
+        [*squares, "product"]
+    ].sum(min_count=1)  # fmt: skip
+    norms = sums[list(squares)] ** 0.5
+    scale = norms["norm"] * norms["reference_norm"]
+    norms["cosine"] = sums["product"] / scale.where(scale > 0)
+    return norms.reset_index()
+
+
+def summarise(found: pd.DataFrame) -> pd.DataFrame:
+    """A row for each case: medians over steps, and whether its gradients exploded.
+
+    `norm`: of the whole gradient; `relative_norm`: to the weights'; `ratio`: to the
+    full-precision gradient at the same weights; `cosine`: with it; `explosion`: largest norm over
+    the median one; `exploded`: whether that is above ten, or a norm was not finite.
+    """
+    return pd.DataFrame(
+        {**dict(zip(CASE, key, strict=True)), **_summary(steps)}
+        for key, steps in by_step(found).groupby(CASE, sort=False)
+    )
+
+
+def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
+    burst = explosion(steps["norm"])
+    reference = steps["reference_norm"].where(steps["reference_norm"] > 0)
+    return {
+        "steps": len(steps),
+        "norm": steps["norm"].median(),
+        "relative_norm": (steps["norm"] / steps["weight_norm"]).median(),
+        "ratio": (steps["norm"] / reference).median(),
+        "cosine": steps["cosine"].median(),
+        "explosion": burst.ratio,
+        "exploded": burst.exploded,
+    }
+
+
+def grid(bits: Sequence[int] = (0, 8, 6, 5, 4, 3, 2)) -> list[Case]:
+    """The cases of the figures: losses by bits, then straight-through and range rules by bits."""
+    losses = [Case(b, loss) for b, loss in itertools.product(bits, LOSSES) if loss != "published"]
+    rules = [Case(b, "kd", gradient="clipped") for b in bits if b]
+    return losses + rules + [Case(b, "kd", ranges="ema_legacy") for b in bits if b]

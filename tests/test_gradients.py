@@ -1,0 +1,124 @@
+import math
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from akt_lab.errors import AktError
+from akt_lab.gradients import (
+    Case,
+    by_step,
+    explosion,
+    gradients_of,
+    grid,
+    make_student,
+    study,
+    summarise,
+    synthetic_batches,
+)
+from akt_lab.losses import kd_loss
+from akt_lab.tracing import trace
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return synthetic_batches(digits, batches=12, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def found(digits, images):
+    losses = [(0, "ce"), (8, "ce"), (2, "ce"), (0, "kd"), (3, "kd"), (3, "paper"), (3, "published")]
+    cases = [Case(*loss) for loss in losses]
+    return study(digits, cases, images, progress=False)
+
+
+def test_norms_are_autograd_s(digits, images, found):
+    """By hand: .backward() on the loss of the same student, layer by layer."""
+    x, _ = images[0]
+    student = make_student(digits.teacher, Case(3), images)
+    t = digits.teacher(x).detach()
+    kd_loss(student(x), t).backward()
+    first = found[(found.bits == 3) & (found.loss == "kd") & (found.step == 0)].set_index("layer")
+    for name, weight in student.named_parameters():
+        if weight.ndim > 1:
+            assert first.norm[name] == pytest.approx(weight.grad.norm().item(), rel=1e-4)
+            assert first.weight_norm[name] == pytest.approx(weight.detach().norm().item(), rel=1e-6)
+
+
+def test_the_reference_is_the_full_precision_network_with_the_student_s_weights(digits, images):
+    x, y = images[0]
+    full, student = trace(digits.teacher), make_student(digits.teacher, Case(4), images)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.mul_(1.1)
+    found = gradients_of(full, full, x, y, "ce", [], of=student)
+    moved = trace(digits.teacher)
+    moved.load_state_dict(student.state_dict(), strict=False)
+    F.cross_entropy(moved(x), y).backward()
+    for name, weight in moved.named_parameters():
+        torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-7)
+    for name, weight in trace(digits.teacher).named_parameters():
+        assert torch.equal(dict(full.named_parameters())[name], weight)  # nothing was moved
+
+
+def test_full_precision_agrees_with_itself(found):
+    ce = by_step(found[(found.bits == 0) & (found.loss == "ce")])
+    assert ce.cosine.min() == pytest.approx(1, abs=1e-5)
+    assert (ce.norm / ce.reference_norm).to_numpy() == pytest.approx(1, rel=1e-5)
+    kd = by_step(found[(found.bits == 0) & (found.loss == "kd")])
+    assert kd.norm.iloc[0] < 1e-3 * ce.norm.iloc[0]  # nothing to learn: the teacher is the student
+
+
+def test_published_is_plain_distillation(found):
+    """The released code's features are exactly zero."""
+    plain = found[(found.bits == 3) & (found.loss == "kd")]
+    published = found[(found.bits == 3) & (found.loss == "published")]
+    assert (plain.norm.to_numpy() == published.norm.to_numpy()).all()
+    paper = found[(found.bits == 3) & (found.loss == "paper")]
+    assert (plain.norm.to_numpy() != paper.norm.to_numpy()).any()
+
+
+def test_fewer_bits_point_elsewhere(found):
+    cosine = summarise(found).set_index(["bits", "loss"]).cosine
+    assert cosine[0, "ce"] > cosine[8, "ce"] > cosine[2, "ce"]
+
+
+def test_steps_add_the_layers_up(found):
+    rows = found[(found.bits == 3) & (found.loss == "kd") & (found.step == 5)]
+    whole = by_step(found).set_index(["bits", "loss", "step"]).loc[(3, "kd", 5)]
+    assert whole.norm == pytest.approx(math.sqrt((rows.norm**2).sum()))
+    assert -1 <= whole.cosine <= 1
+    with_nan = rows.assign(norm=math.nan, cosine=math.nan)
+    assert math.isnan(by_step(with_nan).norm.iloc[0])
+
+
+def test_a_case_that_breaks_off_ends_there(digits, images):
+    found = study(digits, [Case(3, "kd")], images, student_lr=1e30, progress=False)
+    assert 1 <= found.step.max() < len(images) - 1
+    assert summarise(found).exploded.all()
+    assert summarise(found).explosion.iloc[0] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("norms", "ratio", "step", "exploded"),
+    [
+        ([1, 1, 1], 1, 0, False),
+        ([1, 1, 11, 1], 11, 2, True),
+        ([1, math.inf, 1, math.nan], math.inf, 1, True),
+        ([2, 2, 18], 9, 2, False),
+    ],
+)
+def test_explosions(norms, ratio, step, exploded):
+    found = explosion(norms)
+    assert (found.ratio, found.step, found.exploded) == (ratio, step, exploded)
+    assert math.isnan(explosion([]).ratio)
+    assert math.isnan(explosion([0, 0]).ratio)
+
+
+def test_the_grid_has_every_comparison_once():
+    cases = grid()
+    assert len(cases) == len(set(cases)) == 7 * 4 + 2 * 6
+    assert pd.DataFrame(cases).groupby("bits").size()[3] == 6
+    with pytest.raises(AktError, match="did you mean 'kd'"):
+        Case(3, "kdd")
