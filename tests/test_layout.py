@@ -10,9 +10,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "akt_lab"
 # From the bottom up; a module may import what stands before it, and nothing else of ours.
 ORDER = """
-    errors downloads memory tracing quantizer attention losses generator capture compiled runs
-    digits images known benches methods pool checkpoint step training gradients results grid live
-    worker sweep tables plots dotplot demo gallery doctor options many cli
+    errors downloads memory tracing quantizer attention losses generator capture smooth curvature
+    errorcost compiled runs digits images known benches methods pool checkpoint step training
+    gradients results grid live worker sweep tables plots dotplot demo gallery doctor options many
+    cli
 """.split()
 ALONE = set(
     """
