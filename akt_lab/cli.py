@@ -148,7 +148,7 @@ def _demo(options: argparse.Namespace) -> int:
     table, runs = demo.run(options.out, options.seed, options.steps, options.workers)
     demo.print_table(table)
     table.to_csv(options.figures / "demo_table.csv", index=False)
-    pictures = gallery.draw([], runs, options.figures)
+    pictures = gallery.draw(gallery.OF_RUNS, runs, options.figures)
     print(f"\ntable   {options.figures / 'demo_table.csv'}")
     for picture in pictures:
         print(f"figure  {picture}")

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from akt_lab import plots
+from akt_lab import analysis_plots, plots, studies
 from akt_lab.attention import channel_attention, spatial_attention
-from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
+from akt_lab.gradients import summarise
 from akt_lab.runs import RECORD, Run, table
 from akt_lab.tracing import trace
 from akt_lab.training import load_generator, load_student
@@ -121,7 +121,7 @@ def _curves(run: Run) -> pd.DataFrame:
 def attention_side_by_side(runs: Sequence[Run]) -> plots.Drawing:
     """Spatial and channel attention of teacher and student on real images."""
     run = _shown(runs)
-    bench, settings = _bench_of(run), run.record["settings"]
+    bench, settings = studies.bench_of([run]), run.record["settings"]
     student, _ = load_student(run, bench)
     teacher = trace(bench.teacher)
     layers = residual_bodies(teacher)
@@ -150,7 +150,7 @@ def attention_side_by_side(runs: Sequence[Run]) -> plots.Drawing:
 def synthetic_images(runs: Sequence[Run]) -> plots.Drawing:
     """Images of every class from a run's generator."""
     run, columns = _shown(runs), 10
-    bench, settings = _bench_of(run), run.record["settings"]
+    bench, settings = studies.bench_of([run]), run.record["settings"]
     generator = load_generator(run, bench)
     classes = min(10, bench.num_classes)
     y = torch.arange(classes).repeat_interleave(columns)
@@ -168,12 +168,65 @@ def synthetic_images(runs: Sequence[Run]) -> plots.Drawing:
     )
 
 
+def gradients_by_bits(runs: Sequence[Run]) -> plots.Drawing:
+    """Size, bursts and direction of the student's gradient by bits and loss."""
+    return analysis_plots.gradients_by_bits(summarise(studies.gradients(runs)), _images(runs))
+
+
+def gradients_by_layer(runs: Sequence[Run]) -> plots.Drawing:
+    """Where gradients grow as bits fall."""
+    return analysis_plots.gradients_by_layer(studies.gradients(runs), _images(runs))
+
+
+def gradient_suspects(runs: Sequence[Run]) -> plots.Drawing:
+    """The straight-through rule and the faulty ranges as causes of large gradients."""
+    return analysis_plots.gradient_suspects(summarise(studies.gradients(runs)), _images(runs))
+
+
+def attention_by_bits(runs: Sequence[Run]) -> plots.Drawing:
+    """How far attention lies apart before and after training."""
+    return analysis_plots.attention_by_bits(studies.attention(runs), f"Bench `{_name(runs)}`.")
+
+
+def error_cost(runs: Sequence[Run]) -> plots.Drawing:
+    """What the parts of a feature map's rounding error cost."""
+    about = f"Bench `{_name(runs)}`, {studies.COST_IMAGES} synthetic images."
+    return analysis_plots.error_cost(studies.error_cost(runs), about)
+
+
+def curvature(runs: Sequence[Run]) -> plots.Drawing:
+    """The distillation loss's curvature by bits."""
+    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
+    return analysis_plots.curvature(studies.curvature(runs), about)
+
+
+def _name(runs: Sequence[Run]) -> str:
+    studies.check_one_bench(runs)
+    spec = runs[0].entry("bench")
+    return spec["teacher"] or spec["bench"]
+
+
+def _images(runs: Sequence[Run]) -> str:
+    return (
+        f"Bench `{_name(runs)}`: every student starts as its teacher and takes {studies.STEPS} "
+        f"steps on the same synthetic images; median of {len(studies.SEEDS)} seeds, bars from the "
+        "least to the largest."
+    )
+
+
 FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
     "accuracy_by_bits": accuracy_by_bits,
     "training_by_bits": training_by_bits,
     "attention_side_by_side": attention_side_by_side,
     "synthetic_images": synthetic_images,
+    "gradients_by_bits": gradients_by_bits,
+    "gradients_by_layer": gradients_by_layer,
+    "gradient_suspects": gradient_suspects,
+    "attention_by_bits": attention_by_bits,
+    "error_cost": error_cost,
+    "curvature": curvature,
 }
+OF_RUNS = list(FIGURES)[:4]  # from what runs left; the others need studies, in minutes
 
 
 def _shown(runs: Sequence[Run]) -> Run:
@@ -190,10 +243,6 @@ def _shown(runs: Sequence[Run]) -> Run:
         )
 
     return min(runs, key=rank)
-
-
-def _bench_of(run: Run) -> Bench:
-    return load_bench(BenchSpec.from_dict(run.record["bench"]), progress=False)
 
 
 def _showable(pixels: torch.Tensor) -> np.ndarray:

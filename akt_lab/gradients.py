@@ -82,6 +82,7 @@ def study(
     cases: Sequence[Case],
     images: Sequence[Batch],
     student_lr: float = 1e-4,
+    seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train each case's student on `images`, a step a batch, and measure its gradients on the way.
@@ -91,10 +92,11 @@ def study(
         cases: what to compare.
         images: from `synthetic_batches`; the first ten are used to observe the ranges, too.
         student_lr: of SGD with momentum 0.9, as in training.
+        seed: of the images, for the table.
         progress: whether to show a progress bar.
 
     Returns:
-        A row for each case, step and layer: the fields of `Case`; `norm`, L2 norm of the weight's
+        A row for each case, step and layer: the fields of `Case` and the seed; `norm`, L2 norm of the weight's
         gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient of the
         full-precision network with the same weights (NaN where that one is 0). A case whose
         gradient is not finite ends there.
@@ -108,7 +110,7 @@ def study(
             for found in _train(bench.teacher, case, images, student_lr, lam):
                 rows += found
                 bar.update()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(seed=seed)
 
 
 def _train(
@@ -268,7 +270,7 @@ def explosion(norms: Iterable[float], limit: float = 10.0) -> Explosion:
     return Explosion(ratio, int(values.argmax()), ratio > limit)
 
 
-CASE = ["bits", "loss", "gradient", "ranges"]
+CASE = ["bits", "loss", "gradient", "ranges", "seed"]
 
 
 def by_step(found: pd.DataFrame) -> pd.DataFrame:
@@ -292,7 +294,7 @@ def by_step(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(found: pd.DataFrame) -> pd.DataFrame:
-    """A row for each case: medians over steps, and whether its gradients exploded.
+    """A row for each case and seed: medians over steps, and whether its gradients exploded.
 
     `norm`: of the whole gradient; `relative_norm`: to the weights'; `ratio`: to the
     full-precision gradient at the same weights; `cosine`: with it; `explosion`: largest norm over

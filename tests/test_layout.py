@@ -12,7 +12,8 @@ PACKAGE = ROOT / "akt_lab"
 ORDER = """
     errors downloads memory tracing quantizer attention losses generator capture smooth curvature
     errorcost compiled runs digits images known benches methods pool checkpoint step training
-    gradients results grid live worker sweep tables plots dotplot demo gallery doctor options many
+    gradients studies results grid live worker sweep tables plots
+    analysis_plots dotplot demo gallery doctor options many
     cli
 """.split()
 ALONE = set(

@@ -1,0 +1,185 @@
+"""The tables behind the figures of the analysis: each is made once from runs, and kept as CSV.
+
+They lie in `studies/` beside the runs; remove that folder to have them made again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from akt_lab.attention import attention_divergences
+from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.capture import capture_maps, residual_bodies
+from akt_lab.curvature import hessian, smooth_student, top_eigenvalues, trace
+from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
+from akt_lab.errors import AktError
+from akt_lab.gradients import Case, grid, make_student, study, synthetic_batches
+from akt_lab.runs import Run, write_whole
+from akt_lab.tracing import trace as graph_of
+from akt_lab.training import load_student
+
+Row = dict[str, Any]
+SMALL_IMAGES = 16  # pixels: up to here a study can afford more of them
+STEPS, SEEDS = 40, (0, 1, 2)  # of the gradient study
+SHOWN = 200  # real images for attention
+COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
+SHARPNESS, PROBES = (0.0, 0.5), 16
+
+
+def bench_of(runs: Sequence[Run]) -> Bench:
+    """The bench of the first run; all runs of a figure share it."""
+    return load_bench(BenchSpec.from_dict(runs[0].entry("bench")), progress=False)
+
+
+def kept(runs: Sequence[Run], name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table studies/NAME.csv beside the runs, made if it is not there."""
+    path = runs[0].folder.parent / "studies" / f"{name}.csv"
+    if not path.exists():
+        table = make()
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, table.to_csv(index=False).encode())
+    return pd.read_csv(path, keep_default_na=True)
+
+
+def batch_size(bench: Bench) -> int:
+    """Of a study: more of small images."""
+    return 64 if bench.image_size <= SMALL_IMAGES else 16
+
+
+# ---- gradients ----------------------------------------------------------------------------------
+
+
+def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+    """`gradients.study` over every case of `gradients.grid`."""
+
+    def make() -> pd.DataFrame:
+        bench, tables = bench_of(runs), []
+        for seed in SEEDS:
+            images = synthetic_batches(bench, STEPS, batch_size(bench), seed)
+            tables.append(study(bench, grid(), images, seed=seed, progress=progress))
+        return pd.concat(tables, ignore_index=True)
+
+    return kept(runs, "gradients", make)
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+def attention(runs: Sequence[Run]) -> pd.DataFrame:
+    """How far teacher's and student's attention lie apart, before and after training, by layer.
+
+    Returns:
+        A row for each trained run, layer and time: method, bits, seed, layer, trained (False:
+        rounded, with the ranges that the run observed first), and the mean KL from the teacher's
+        maps in nats, `spatial` and `channel`, on 200 evaluation images.
+    """
+    return kept(runs, "attention", lambda: pd.DataFrame(_attention_rows(runs)))
+
+
+def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
+    bench = bench_of(runs)
+    teacher = graph_of(bench.teacher)
+    layers = residual_bodies(teacher)
+    images = bench.normalise(bench.images[:SHOWN])
+    seen = _maps(teacher, layers, images)
+    calibration = synthetic_batches(bench, 10, batch_size(bench))
+    for run in runs:
+        settings = run.record["settings"]
+        if run.record.get("status") != "done":
+            continue
+        bits = settings["weight_bits"]
+        about = {"method": settings["method"], "bits": bits, "seed": settings["seed"]}
+        rounded = make_student(bench.teacher, Case(bits), calibration)
+        for trained, student in ((False, rounded), (True, load_student(run, bench)[0])):
+            for layer, s in _maps(student, layers, images).items():
+                parts = attention_divergences([s], [seen[layer]])
+                spatial, channel = (part.item() for part in parts)
+                yield {**about, "layer": layer, "trained": trained,
+                       "spatial": spatial, "channel": channel}  # fmt: skip
+
+
+@torch.inference_mode()
+def _maps(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    with capture_maps(network, layers) as maps:
+        network(images)
+    return maps
+
+
+# ---- second order -------------------------------------------------------------------------------
+
+
+def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+    """`errorcost.cost_of_error` of every map's own rounding, by bits, on synthetic images.
+
+    Adds layer, bits, and `random`: the cost per square of an error of random direction.
+    """
+
+    def make() -> pd.DataFrame:
+        bench = bench_of(runs)
+        teacher = graph_of(bench.teacher)
+        ((images, _),) = synthetic_batches(bench, 1, COST_IMAGES)
+        layers = residual_bodies(teacher)
+        bar = tqdm(layers, unit="layer", disable=not progress, desc="cost of errors")
+        return pd.concat([_cost(teacher, layer, images) for layer in bar], ignore_index=True)
+
+    return kept(runs, "error_cost", make)
+
+
+def _cost(teacher: nn.Module, layer: str, images: Tensor) -> pd.DataFrame:
+    operator, x = map_hessian(teacher, layer, images)
+    random = len(x) * trace(operator, PROBES).value / (2 * operator.shape[0])
+    tables = []
+    for bits in COST_BITS:
+        table = cost_of_error(teacher, layer, images, rounding_error(x, bits)).reset_index()
+        tables.append(table.assign(layer=layer, bits=bits, random=random))
+    return pd.concat(tables)
+
+
+def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+    """Trace and largest eigenvalues of the distillation loss, by bits and sharpness.
+
+    Returns:
+        Rows of bits (0: full precision), sharpness of the smooth rounding (NaN for full
+        precision), trace, trace_error (one standard error), eigenvalue and residual (the largest
+        one).
+    """
+
+    def make() -> pd.DataFrame:
+        bench = bench_of(runs)
+        calibration = synthetic_batches(bench, 10, batch_size(bench))
+        cases = [(0, None), *((b, k) for b in (8, 4, 3, 2) for k in SHARPNESS)]
+        bar = tqdm(cases, unit="case", disable=not progress, desc="curvature")
+        return pd.DataFrame([_curvature(bench, bits, k, calibration) for bits, k in bar])
+
+    return kept(runs, "curvature", make)
+
+
+def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Any) -> Row:
+    network: nn.Module = graph_of(bench.teacher)
+    if sharpness is not None:
+        network = smooth_student(make_student(bench.teacher, Case(bits), images), sharpness)
+    x = images[0][0]
+    with torch.no_grad():
+        logits = bench.teacher(x)
+    operator = hessian(network, x, logits)
+    whole = trace(operator, PROBES)
+    values, residuals = top_eigenvalues(operator, 1)
+    about = {"bits": bits, "sharpness": sharpness}
+    about |= {"trace": whole.value, "trace_error": whole.error}
+    return {**about, "eigenvalue": values[0], "residual": residuals[0]}
+
+
+def check_one_bench(runs: Sequence[Run]) -> None:
+    """Refuse runs of several benches: a figure shows one.
+
+    Raises:
+        AktError: names the benches.
+    """
+    benches = {run.entry("bench")["teacher"] or run.entry("bench")["bench"] for run in runs}
+    if len(benches) > 1:
+        raise AktError(f"these runs are of several benches ({', '.join(sorted(benches))}): "
+                       "name a folder of one by --runs")  # fmt: skip
