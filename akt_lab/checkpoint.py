@@ -1,12 +1,15 @@
 """Save a training and go on from it to the same bits: weights, optimisers, random state."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from akt_lab.errors import AktError
 from akt_lab.memory import laid_out_as
 from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs import CHECKPOINT, Run, load_tensors, save_tensors
@@ -18,6 +21,7 @@ def save(training: Any, run: Run) -> None:
     if training.holdout is not None:
         tensors["holdout"] = training.holdout
     state = {
+        "settings": asdict(training.settings),
         "epoch": training.epoch,
         "lam": training.lam,
         "seconds": training.seconds,
@@ -41,9 +45,14 @@ def _tensors(training: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def resume(training: Any, run: Run) -> None:
-    """Go on from the run's checkpoint, if it has one; forget later rows of its history."""
+    """Go on from the run's checkpoint, if it has one; forget later rows of its history.
+
+    Raises:
+        AktError: if the checkpoint is of other settings: names the first one.
+    """
     path: Path = run / CHECKPOINT
     tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
+    _check_same(training, state, path)
     run.cut_history(state["epoch"] * training.settings.steps)
     if not tensors:
         return
@@ -57,6 +66,15 @@ def resume(training: Any, run: Run) -> None:
             _load_optimizer(optimizer, under(tensors, f"{kind}_optimizer."))
     if not training.warming_up:
         freeze_ranges(training.student)
+
+
+def _check_same(training: Any, state: dict[str, Any], path: Path) -> None:
+    ours = json.loads(json.dumps(asdict(training.settings)))  # tuples are lists, as in a file
+    for name, then in state.get("settings", {}).items():
+        if ours[name] != then:
+            raise AktError(
+                f"{path} was made with {name} {then}, not {ours[name]}: use another run folder"
+            )
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

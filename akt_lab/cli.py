@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"akt-lab {options.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        how = "--resume goes" if options.command == "quantize" else "the same command goes"
-        print(f"\nstopped; what was saved is kept, and {how} on from it", file=sys.stderr)
+        how = "--resume goes on from its last checkpoint, if it has one"
+        if options.command != "quantize":
+            how = "the same command goes on from it"
+        print(f"\nstopped; what was saved is kept, and {how}", file=sys.stderr)
         return 130
 
 
@@ -127,7 +129,11 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=positive, help="resize and crop images to this many pixels"
     )
     bench.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    bench.add_argument("--threads", type=int, help="processor threads (default: one a core)")
+    bench.add_argument(
+        "--threads",
+        type=int,
+        help="processor threads (default: one a core; in a sweep 1 for each run)",
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -160,7 +166,7 @@ def _quantize(options: argparse.Namespace) -> int:
     from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.grid import Job
     from akt_lab.methods import Settings
-    from akt_lab.runs import RECORD, Run
+    from akt_lab.runs import RECORD, Run, claim
     from akt_lab.training import evaluate
     from akt_lab.worker import do
 
@@ -172,6 +178,7 @@ def _quantize(options: argparse.Namespace) -> int:
         record = _same_as_recorded(run, given, _given_bench(options))
         settings = Settings.from_dict(record["settings"])
         spec = BenchSpec.from_dict(record["bench"])
+        _as_recorded(options, record)
     else:
         settings, spec = _settings(given), BenchSpec(**_given_bench(options))
         if out is not None and out.exists():
@@ -180,9 +187,10 @@ def _quantize(options: argparse.Namespace) -> int:
     bench = load_bench(spec, device, progress=True)
     if not getattr(options, "resume", False):
         run = Run.create(out or _free_folder(settings, spec))
-    teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
-    if not ((run / RECORD).exists() and run.record.get("status") == "done"):
-        do(Job(settings, spec, run.folder), run, bench, teacher_accuracy, progress=True)
+    with claim(run.folder, wait=False):
+        teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
+        if not ((run / RECORD).exists() and run.record.get("status") == "done"):
+            do(Job(settings, spec, run.folder), run, bench, teacher_accuracy, progress=True)
     _report(_result(run), options)
     return 0
 
@@ -312,10 +320,19 @@ def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any])
     return run.record
 
 
+def _as_recorded(options: argparse.Namespace, record: dict[str, Any]) -> None:
+    """The device and threads that a run began with, unless others are named: the same bits."""
+    threads = record.get("versions", {}).get("threads")
+    for name, then in (("device", record.get("device")), ("threads", threads)):
+        if then and not hasattr(options, name):
+            setattr(options, name, then)
+
+
 def _free_folder(settings: Any, spec: Any) -> Path:
     """A folder in runs/ that is not there yet."""
-    bench = (spec.teacher or spec.bench).replace(":", ".")
-    name = f"{bench}-{settings.method}-{settings.weight_bits}w{settings.act_bits}a-{settings.seed}"
+    from akt_lab.grid import name_of
+
+    name = name_of(settings, spec)
     free = Path("runs") / name
     count = 1
     while free.exists():

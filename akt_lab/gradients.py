@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from akt_lab.attention import attention_divergences
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import unknown
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
 from akt_lab.methods import Settings
 from akt_lab.quantizer import freeze_ranges, quantize_model
-from akt_lab.step import train_step
+from akt_lab.step import balanced_lambda, train_step
 from akt_lab.tracing import trace
 from akt_lab.training import prepare
 
 LOSSES = ("ce", "kd", "paper", "code", "published")
-OBSERVED = 10  # batches that the activation ranges are observed on, then frozen
+NOISE = 1e-6  # of the weights' norm: a gradient below it is rounding, and has no direction
+PAPERS_UPDATES = 800  # of the ranges in a warm-up of 4 epochs of 200 steps
 Batch = tuple[Tensor, Tensor]
 
 
@@ -45,12 +45,14 @@ class Case:
             or AKT's variant `paper`, `code` or `published`, joined to `kd`.
         gradient: the straight-through rule.
         ranges: the rule for activation ranges.
+        observed: batches that the ranges are observed on, then frozen; the papers take 800.
     """
 
     bits: int
     loss: str = "kd"
     gradient: str = "identity"
     ranges: str = "ema"
+    observed: int = 10
 
     def __post_init__(self) -> None:
         """Refuse a loss that is none."""
@@ -90,15 +92,15 @@ def study(
     Args:
         bench: a `benches.Bench`; only its teacher is used.
         cases: what to compare.
-        images: from `synthetic_batches`; the first ten are used to observe the ranges, too.
-        student_lr: of SGD with momentum 0.9, as in training.
+        images: from `synthetic_batches`; the ranges are observed on them, too.
+        student_lr: of SGD with momentum 0.9 and weight decay 1e-4, as in training.
         seed: of the images, for the table.
         progress: whether to show a progress bar.
 
     Returns:
-        A row for each case, step and layer: the fields of `Case` and the seed; `norm`, L2 norm of the weight's
-        gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient of the
-        full-precision network with the same weights (NaN where that one is 0). A case whose
+        A row for each case, step and layer: the fields of `Case` and the seed; `norm`, L2 norm of
+        the weight's gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient
+        of the full-precision network with the same weights (NaN where that is noise). A case whose
         gradient is not finite ends there.
     """
     rows: list[dict[str, Any]] = []
@@ -119,7 +121,9 @@ def _train(
     full = trace(teacher).requires_grad_(False)
     student = make_student(teacher, case, images).requires_grad_()
     layers = residual_bodies(full)
-    optimizer = torch.optim.SGD(student.parameters(), student_lr, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(
+        student.parameters(), student_lr, momentum=0.9, weight_decay=1e-4, nesterov=True
+    )
     for step, (x, y) in enumerate(images):
         gradients = gradients_of(student, full, x, y, case.loss, layers, lam)
         at_full = gradients_of(full, full, x, y, case.loss, layers, lam, of=student)
@@ -142,14 +146,14 @@ def _train(
 
 
 def make_student(teacher: nn.Module, case: Case, images: Sequence[Batch]) -> nn.Module:
-    """A case's student with the teacher's weights; ranges observed on ten batches, and frozen."""
+    """A case's student with the teacher's weights; ranges observed on `images`, and frozen."""
     if not case.bits:
         return trace(teacher)
     student = quantize_model(
         teacher, case.bits, case.bits, ranges=case.ranges, gradient=case.gradient
     )
     with torch.no_grad():
-        for x, _ in images[:OBSERVED]:
+        for x, _ in itertools.islice(itertools.cycle(images), case.observed):
             student(x)
     freeze_ranges(student)
     return student
@@ -212,25 +216,17 @@ def _one_lambda(teacher: nn.Module, images: Sequence[Batch]) -> float:
     layers = residual_bodies(full)
     with capture_maps(full, layers) as of_teacher, capture_maps(student, layers) as maps:
         t, s = full(x).detach(), student(x)
-    weights = list(student.parameters())
-    spatial, channel = attention_divergences([*maps.values()], [*of_teacher.values()])
-    parts = (kd_loss(s, t), spatial + channel)
-    norms = []
-    for part in parts:
-        found = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
-        norms.append(torch.nn.utils.get_total_norm([g for g in found if g is not None]).item())
-    return norms[0] / norms[1]
+    features = akt_terms({}, [*maps.values()], [*of_teacher.values()], alpha=1.0)
+    return balanced_lambda(student, {"kd": kd_loss(s, t)}, features)
 
 
 def _compare(weight: Tensor, gradient: Tensor, reference: Tensor) -> dict[str, float]:
     norm, reference_norm = gradient.norm().item(), reference.norm().item()
-    product = norm * reference_norm
-    return {
-        "norm": norm,
-        "weight_norm": weight.norm().item(),
-        "reference_norm": reference_norm,
-        "cosine": (gradient * reference).sum().item() / product if product else math.nan,
-    }
+    weight_norm = weight.detach().norm().item()
+    told = min(norm, reference_norm) > NOISE * weight_norm
+    cosine = (gradient * reference).sum().item() / (norm * reference_norm) if told else math.nan
+    norms = {"norm": norm, "weight_norm": weight_norm, "reference_norm": reference_norm}
+    return {**norms, "cosine": cosine}
 
 
 # ---- what it says -------------------------------------------------------------------------------
@@ -270,7 +266,7 @@ def explosion(norms: Iterable[float], limit: float = 10.0) -> Explosion:
     return Explosion(ratio, int(values.argmax()), ratio > limit)
 
 
-CASE = ["bits", "loss", "gradient", "ranges", "seed"]
+CASE = ["bits", "loss", "gradient", "ranges", "observed", "seed"]
 
 
 def by_step(found: pd.DataFrame) -> pd.DataFrame:
@@ -307,8 +303,9 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
-    burst = explosion(steps["norm"])
-    reference = steps["reference_norm"].where(steps["reference_norm"] > 0)
+    noise = NOISE * steps["weight_norm"]
+    burst = explosion(steps["norm"].where(~(steps["norm"] < noise), 0.0))
+    reference = steps["reference_norm"].where(steps["reference_norm"] > noise)
     return {
         "steps": len(steps),
         "norm": steps["norm"].median(),
@@ -324,4 +321,6 @@ def grid(bits: Sequence[int] = (0, 8, 6, 5, 4, 3, 2)) -> list[Case]:
     """The cases of the figures: losses by bits, then straight-through and range rules by bits."""
     losses = [Case(b, loss) for b, loss in itertools.product(bits, LOSSES) if loss != "published"]
     rules = [Case(b, "kd", gradient="clipped") for b in bits if b]
-    return losses + rules + [Case(b, "kd", ranges="ema_legacy") for b in bits if b]
+    for observed in (20, PAPERS_UPDATES):
+        rules += [Case(b, "kd", ranges="ema_legacy", observed=observed) for b in bits if b]
+    return losses + rules

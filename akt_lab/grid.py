@@ -46,7 +46,7 @@ def jobs_of(
         methods: names in `METHODS`.
         bits: of weights and activations, unless `others` holds one of them.
         seeds: one run each.
-        variants: of AKT; a plain method has one cell for all.
+        variants: of AKT, the preset's where there are none; a plain method has one cell for all.
         others: settings that all runs share.
 
     Raises:
@@ -54,17 +54,18 @@ def jobs_of(
     """
     jobs = {}
     for seed, b, method in itertools.product(seeds, bits, methods):
-        for variant in variants if get_method(method).akt else variants[:1]:
+        for variant in (variants or [""]) if get_method(method).akt else [""]:
             chosen = {"weight_bits": b, "act_bits": b, **others, "method": method, "seed": seed}
-            if get_method(method).akt:
+            if variant:
                 chosen["variant"] = variant
             settings = Settings(**with_preset(chosen))
-            name = _name(settings, spec)
+            name = name_of(settings, spec)
             jobs[name] = Job(settings, spec, folder / name)
     return list(jobs.values())
 
 
-def _name(settings: Settings, spec: BenchSpec) -> str:
+def name_of(settings: Settings, spec: BenchSpec) -> str:
+    """Of a run's folder: bench, method, variant, bits and seed."""
     bench = (spec.teacher or str(spec.bench)).replace(":", ".")
     variant = f"-{settings.variant}" if get_method(settings.method).akt else ""
     bits = f"{settings.weight_bits}w{settings.act_bits}a"

@@ -26,7 +26,7 @@ def add_sweep(commands: Any, settings: Mapping[str, dict[str, Any]]) -> argparse
     _several(grid, "--methods", str, ["adadfq", "adadfq+akt"], "methods, plain or with +akt")
     _several(grid, "--bits", int, [3], "bits of weights and activations")
     _several(grid, "--seeds", int, [0], "random seeds")
-    _several(grid, "--variants", str, ["paper"], "of AKT, for methods with +akt")
+    _several(grid, "--variants", str, [], "of AKT, for methods with +akt")
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=Path, required=True, help="folder for runs and results.jsonl")
     where.add_argument("--workers", type=int, help="processes here; 0: this one (default: cores)")
@@ -40,7 +40,7 @@ def add_sweep(commands: Any, settings: Mapping[str, dict[str, Any]]) -> argparse
 
 
 def _several(group: Any, name: str, kind: type, default: list[Any], what: str) -> None:
-    shown = " ".join(map(str, default))
+    shown = " ".join(map(str, default)) or "the preset's"
     group.add_argument(
         name, nargs="+", type=kind, default=default, help=f"{what} (default: {shown})"
     )
@@ -65,10 +65,10 @@ def add_table(commands: Any) -> None:
 
 def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str, Any]) -> int:
     """Do the grid, or list it; `settings` and `bench` are what the command line named."""
+    from akt_lab import results
     from akt_lab.benches import BenchSpec
     from akt_lab.grid import has_ended, jobs_of
     from akt_lab.methods import check_read
-    from akt_lab.results import Results
     from akt_lab.sweep import run_grid
     from akt_lab.worker import Place, choose_device
 
@@ -81,7 +81,8 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str
     )  # fmt: skip
     check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
-        lines = Results(out / RESULTS).lines
+        file = out / RESULTS
+        lines = {line["run"]: line for line in results.read(file)} if file.exists() else {}
         for job in jobs:
             print(f"{job.name}{'  (ended)' if has_ended(job, lines) else ''}")
         return 0

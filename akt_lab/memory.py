@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+NEVER = -1  # any number of bytes is less than the marked stretch may have: it would go at once
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # of Linux's mman.h; bytes
 RESERVED = 4 << 30  # bytes of addresses, not of memory: what a step of batch 200 fits into
 
@@ -30,7 +31,7 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):  # musl has none
         return False
-    kept = bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    kept = bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
     if kept:
         _ask_for_huge_pages(libc)
     return kept

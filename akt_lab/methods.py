@@ -225,6 +225,8 @@ class Settings:
         for name in ("generator_lr", "student_lr", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.lam is not None and not 0 <= self.lam < float("inf"):
+            raise UsageError(f"lam must be 0 or more, not {self.lam}")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha must lie between 0 and 1, not {self.alpha}")
         if self.precision == "bf16" and self.gradient == "clipped":
@@ -259,18 +261,20 @@ def preset(name: str, method: str) -> dict[str, Any]:
     """Settings of that name for a method.
 
     `paper`: the method's own paper, a +akt method with the budget of the method that it joins.
-    `code`: what the released codes do: the faulty activation ranges, and for AKT its own batch
-    of 200, 200 epochs of 200 steps and the loss that its code meant. `quick`: minutes on two
-    cores.
+    `code`: the released codes' faulty activation ranges, and for AKT its own batch of 200, 200
+    epochs of 200 steps and the loss that its code meant; the other losses stay their papers'
+    (GDFQ's code divides its KL by batch and classes). `quick`: minutes on two cores. HAST's
+    student rate is ours in all of them.
     """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     chosen = get_method(method)
     if name == "quick":
         return {"batch_size": 32, "epochs": 12, "steps": 50, "milestones": (), **_few(chosen)}
+    steps = {"steps": chosen.pool // chosen.batch_size} if chosen.pool else {}
     if name == "paper":
-        return {"steps": chosen.pool // chosen.batch_size} if chosen.pool else {}
-    legacy = {"ranges": "ema_legacy"} if chosen.ranges == "ema" else {}
+        return steps
+    legacy = steps | ({"ranges": "ema_legacy"} if chosen.ranges == "ema" else {})
     akt = {"variant": "code", "batch_size": 200, "epochs": 200, "milestones": (100,)}
     return legacy | (akt if chosen.akt else {})
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from akt_lab.capture import capture_bn_inputs
 from akt_lab.errors import AktError
 from akt_lab.losses import Terms, total
-from akt_lab.runs import load_tensors, save_tensors
+from akt_lab.runs import claim, load_tensors, save_tensors
 
 CHUNK = 256  # images optimised together: their statistics are matched as one batch
 LEARNING_RATE = 0.5  # Adam's, ZeroQ's
@@ -27,17 +27,27 @@ class ImagePool(nn.Module):
     Attributes:
         images: (N, channels, S, S), in the teacher's normalised input space.
         labels: (N,).
+        held_out: (M, channels, S, S): images for choosing without labels.
     """
 
     images: Tensor
     labels: Tensor
+    held_out: Tensor
 
-    def __init__(self, images: Tensor, labels: Tensor, augment: bool) -> None:
-        """`augment`: whether each drawn image is cropped, resized and flipped at random."""
+    def __init__(self, images: Tensor, labels: Tensor, augment: bool, held_out: int = 0) -> None:
+        """See `load_pool`.
+
+        Args:
+            images: (N + held_out, channels, S, S).
+            labels: their classes.
+            augment: whether each drawn image is cropped, resized and flipped at random.
+            held_out: of the images, how many at the end are never drawn.
+        """
         super().__init__()
-        self.augment = augment
-        self.register_buffer("images", images, persistent=False)
-        self.register_buffer("labels", labels, persistent=False)
+        self.augment, drawn = augment, len(labels) - held_out
+        self.register_buffer("images", images[:drawn], persistent=False)
+        self.register_buffer("labels", labels[:drawn], persistent=False)
+        self.register_buffer("held_out", images[drawn:], persistent=False)
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images (count, channels, S, S) and their classes (count,), with replacement."""
@@ -77,8 +87,11 @@ def load_pool(
     seed: int,
     folder: Path,
     progress: bool = True,
+    make_bar: Callable[..., Any] = tqdm,
 ) -> Tensor:
-    """The optimised images of these very arguments: from `folder` if they lie there, else made.
+    """The optimised images of these very arguments: from `folder` where they lie there, else made.
+
+    They are kept 256 at a time, so that what was stopped goes on, and made by one process only.
 
     Args:
         teacher: frozen, in eval mode.
@@ -89,22 +102,27 @@ def load_pool(
         seed: of the noise that the images start from.
         folder: the cache.
         progress: whether to show a bar.
+        make_bar: what makes it; called and used as tqdm.
 
     Returns:
         (N, channels, S, S).
     """
-    path = folder / f"pool-{_fingerprint(teacher, terms, labels, shape, steps, seed)}.safetensors"
-    if path.exists():
-        return load_tensors(path)[0]["images"]
+    mine = folder / f"pool-{_fingerprint(teacher, terms, labels, shape, steps, seed)}"
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(labels), *shape, generator=rng).to(labels.device)
     chunks = list(zip(noise.split(CHUNK), labels.split(CHUNK), strict=True))
-    bar = tqdm(total=len(chunks) * steps, unit="step", desc="images", disable=not progress)
-    with bar:
-        images = torch.cat([optimise(teacher, terms, x, y, steps, bar) for x, y in chunks])
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"images": images.contiguous()}, {})
-    return images
+    with claim(mine):
+        files = [mine / f"{number}.safetensors" for number in range(len(chunks))]
+        if missing := [n for n, file in enumerate(files) if not file.exists()]:
+            total_steps, there = len(chunks) * steps, (len(chunks) - len(missing)) * steps
+            with make_bar(
+                total=total_steps, initial=there, unit="step", disable=not progress
+            ) as bar:
+                bar.set_description("images")
+                for n in missing:
+                    images = optimise(teacher, terms, *chunks[n], steps, bar)
+                    save_tensors(files[n], {"images": images}, {})
+    return torch.cat([load_tensors(file)[0]["images"] for file in files]).to(labels.device)
 
 
 def optimise(

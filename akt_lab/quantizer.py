@@ -299,11 +299,15 @@ def _mean_bits(groups: list[tuple[int, int, int]]) -> float:
 
 # fmt: off
 ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.SiLU,
+    nn.GELU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus,
 )
 ACTIVATION_FUNCTIONS = (
-    F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.elu, F.silu, F.gelu, F.hardswish,
+    F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.elu, F.selu, F.celu, F.silu, F.gelu,
+    F.mish, F.hardswish, F.hardtanh, F.tanh, torch.tanh, F.sigmoid, torch.sigmoid, F.hardsigmoid,
+    F.softplus,
 )
+ACTIVATION_METHODS = ("relu", "tanh", "sigmoid")
 # fmt: on
 WEIGHTED_MODULES = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase)
 WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, F.linear)
@@ -383,7 +387,7 @@ def _is_activation(student: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(student.get_submodule(str(node.target)), ACTIVATION_MODULES)
     return (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS) or (
-        node.op == "call_method" and node.target == "relu"
+        node.op == "call_method" and node.target in ACTIVATION_METHODS
     )
 
 

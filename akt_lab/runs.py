@@ -29,6 +29,7 @@ from akt_lab.errors import AktError
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
+LOCK = ".lock"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -71,7 +72,7 @@ def claim(folder: Path, wait: bool = True) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")
+        file = open(folder / LOCK, "w")
     except OSError as error:
         raise cannot_write(folder, error) from error
     with file:
@@ -108,6 +109,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise AktError(f"{path} is not a whole .safetensors file ({error})") from error
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != LOCK]
+
+
 class Run:
     """One run's folder."""
 
@@ -123,7 +128,7 @@ class Run:
             AktError: if it exists and is not empty, or cannot be made.
         """
         run = cls(folder)
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        if run.folder.exists() and (not run.folder.is_dir() or _files_in(run.folder)):
             raise AktError(
                 f"{folder} already exists: choose another --out, or go on with it by --resume"
             )

@@ -199,11 +199,11 @@ def distillation_terms(
         return own
     variant, alpha = run.settings.variant, run.settings.alpha
     if run.lam is None:
-        run.lam = _balance(run.student, own, akt_terms({}, *maps, variant, alpha=1.0))
+        run.lam = balanced_lambda(run.student, own, akt_terms({}, *maps, variant, alpha=1.0))
     return akt_terms(own, *maps, variant, alpha, run.lam)
 
 
-def _balance(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
+def balanced_lambda(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
     """The lambda at which both losses' gradients at the student's weights have one norm."""
     weights = [w for w in student.parameters() if w.requires_grad]
 

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import pandas as pd
 from scipy import stats
 
 from akt_lab.errors import AktError
+from akt_lab.methods import Settings, with_preset
 from akt_lab.results import Line, read
 
 METRICS = ("last", "label_free", "best")
 KEYS = ["bench", "bits", "method", "variant", "student_images", "teacher", "same"]
 OF_AKT = ("variant", "alpha", "lam")
+BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")  # compared as images
+NO_MATTER = ("seed", "eval_every", "compile", *BUDGET)
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's
 PAPER_IMAGES = 10_000  # test images of CIFAR-10 and CIFAR-100
 SEEDS_TO_CLAIM, HALF_TO_CLAIM = 3, 1.0  # runs, and points of interval, to call it reproduced
@@ -58,10 +62,22 @@ def _row(line: Line) -> dict[str, Any]:
         "pair": _key({**shared, **bench, **images}),
         "seed": settings["seed"],
         "ended": line["status"] == "done",
+        "as_published": not bench.get("data") and _as_published(settings),
+        "lam": line.get("lam"),
         "images": line["evaluation_images"],
         "commit": line.get("commit"),
         **{metric: line["accuracy"].get(metric, math.nan) for metric in METRICS},
     }
+
+
+def _as_published(settings: Mapping[str, Any]) -> bool:
+    """Whether these are the settings of the papers, or of their codes, but for the budget."""
+    named = {k: settings[k] for k in ("method", "weight_bits", "act_bits")}
+    for name in ("paper", "code"):
+        theirs = asdict(Settings(**with_preset({**named, "preset": name})))
+        if all(settings.get(k) == v for k, v in theirs.items() if k not in NO_MATTER):
+            return True
+    return False
 
 
 def _key(values: Mapping[str, Any]) -> str:
@@ -91,8 +107,17 @@ def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, f
     return mean, mean - half, mean + half
 
 
-def verdict(low: float, high: float, pairs: int) -> str:
-    """What an interval of AKT minus plain says."""
+def verdict(low: float, high: float, pairs: int, lost: int = 0) -> str:
+    """What an interval of AKT minus plain says.
+
+    Args:
+        low: end of the interval, in points.
+        high: its other end.
+        pairs: seeds with which both ended.
+        lost: seeds with which either diverged: without them, the others prove nothing.
+    """
+    if lost:
+        return f"{lost} of {pairs + lost} diverged"
     if pairs < 2:
         return "one seed" if pairs else "no plain runs alike"
     return "helps" if low > 0 else "hurts" if high < 0 else "cannot be told apart"
@@ -124,7 +149,9 @@ def _cell(key: dict[str, Any], rows: pd.DataFrame, runs: pd.DataFrame) -> dict[s
     for metric in METRICS:
         cell |= _named(metric, mean_interval(ended[metric].tolist(), grain))
     if key["method"].endswith("+akt"):
-        cell |= _gains(key, rows, ended, runs, grain)
+        cell |= _gains(key, rows, runs, grain)
+        cell |= {"lam_low": rows["lam"].min(), "lam_high": rows["lam"].max()}
+    cell["as_published"] = bool(rows["as_published"].all())
     cell["commits"] = " ".join(sorted({str(commit) for commit in rows["commit"].dropna()}))
     return cell | _paper(cell)
 
@@ -134,21 +161,22 @@ def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
 
 
 def _gains(
-    key: dict[str, Any], rows: pd.DataFrame, ended: pd.DataFrame, runs: pd.DataFrame, grain: float
+    key: dict[str, Any], rows: pd.DataFrame, runs: pd.DataFrame, grain: float
 ) -> dict[str, Any]:
     """AKT minus the plain method, seed by seed, where all else is the same."""
     plain = runs[
-        runs["ended"]
-        & (runs["method"] == key["method"].removesuffix("+akt"))
+        (runs["method"] == key["method"].removesuffix("+akt"))
         & (runs["pair"] == rows["pair"].iloc[0])
         & (runs["teacher"] == key["teacher"])
     ]
-    pairs = ended.merge(plain, on="seed", suffixes=("", "_plain"))
-    gains: dict[str, Any] = {"pairs": len(pairs)}
+    both = rows.merge(plain, on="seed", suffixes=("", "_plain"))
+    pairs = both[both["ended"] & both["ended_plain"]]
+    lost = len(both) - len(pairs)
+    gains: dict[str, Any] = {"pairs": len(pairs), "lost": lost}
     for metric in METRICS:
         differences = (pairs[metric] - pairs[f"{metric}_plain"]).tolist()
         gains |= _named(f"gain_{metric}", mean_interval(differences, grain * math.sqrt(2)))
-    gains["verdict"] = verdict(gains["gain_last_low"], gains["gain_last_high"], len(pairs))
+    gains["verdict"] = verdict(gains["gain_last_low"], gains["gain_last_high"], len(pairs), lost)
     return gains
 
 
@@ -199,9 +227,12 @@ def _paper(cell: Mapping[str, Any]) -> dict[str, Any]:
 def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
     """How a cell stands to a published number: `reproduced` only where all was the paper's.
 
-    The best epoch on test images is compared, because the papers report that one.
+    The best epoch on test images is compared, because the papers report that one: one run, so it
+    must lie where one more run of ours is expected, by a 95% prediction interval.
     """
     reasons = []
+    if not cell["as_published"]:
+        reasons.append("other settings")
     if cell["evaluation_images"] != PAPER_IMAGES:
         reasons.append("other images")
     if abs(cell["teacher"] - float(row["teacher"] or math.inf)) > TEACHER_TOLERANCE:
@@ -214,9 +245,10 @@ def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
         return ", ".join(reasons)
     if cell["runs"] < SEEDS_TO_CLAIM:
         return "too few seeds"
-    if cell["best_high"] - cell["best_low"] > 2 * HALF_TO_CLAIM:
+    half = (cell["best_high"] - cell["best"]) * math.sqrt(cell["runs"] + 1)
+    if half > HALF_TO_CLAIM:
         return "interval too wide"
-    inside = cell["best_low"] <= float(row["top1"]) <= cell["best_high"]
+    inside = abs(float(row["top1"]) - cell["best"]) <= half
     return "reproduced" if inside and not cell["diverged"] else "not reproduced"
 
 

@@ -60,7 +60,7 @@ def train(
         AktError: a full disk, a teacher that cannot be quantized.
     """
     keep_freed_memory()
-    training = prepare(bench, settings, progress)
+    training = prepare(bench, settings, progress, make_bar)
     if run:
         resume(training, run)
         run.update_record(
@@ -110,7 +110,9 @@ def _record_failure(training: Training, run: Run, error: AktError) -> None:
         run.update_record(status=status, error=str(error), **_outcome(training))
 
 
-def prepare(bench: Any, settings: Settings, progress: bool = False) -> Training:
+def prepare(
+    bench: Any, settings: Settings, progress: bool = False, make_bar: Callable[..., Any] = tqdm
+) -> Training:
     """The networks and optimisers of a new run, before its first step.
 
     Where the method's images are optimised once, they are made here, or found in the cache.
@@ -121,7 +123,7 @@ def prepare(bench: Any, settings: Settings, progress: bool = False) -> Training:
     for graph in (teacher, student):
         speed_up(graph, keep=layers)
         graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    generator = _image_source(teacher, bench, settings, progress)
+    generator = _image_source(teacher, bench, settings, progress, make_bar)
     generator.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     adam = None
     if weights := list(generator.parameters()):
@@ -154,7 +156,11 @@ def make_networks(bench: Any, settings: Settings) -> tuple[fx.GraphModule, fx.Gr
 
 
 def _image_source(
-    teacher: nn.Module, bench: Any, settings: Settings, progress: bool
+    teacher: nn.Module,
+    bench: Any,
+    settings: Settings,
+    progress: bool,
+    make_bar: Callable[..., Any],
 ) -> Generator | ImagePool:
     """What the steps' images come from."""
     method = get_method(settings.method)
@@ -163,12 +169,13 @@ def _image_source(
             torch.manual_seed(settings.seed)
             return Generator(bench.num_classes, bench.image_size, bench.channels)
     shape = (bench.channels, bench.image_size, bench.image_size)
-    labels = (torch.arange(settings.pool) % bench.num_classes).to(bench.device)
+    held_out = min(HOLDOUT, settings.pool // 4) if method.student_terms else 0
+    labels = (torch.arange(settings.pool + held_out) % bench.num_classes).to(bench.device)
     cache, steps, seed = cache_folder() / "pools", settings.pool_steps, settings.seed
     images = load_pool(
-        teacher, method.image_terms, labels, shape, steps, seed, cache, progress=progress
+        teacher, method.image_terms, labels, shape, steps, seed, cache, progress, make_bar
     )
-    return ImagePool(images, labels, method.augment)
+    return ImagePool(images, labels, method.augment, held_out)
 
 
 def _given_lambda(settings: Settings) -> float | None:
@@ -277,6 +284,7 @@ def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
         scores |= _agreement(training)
         training.evaluations.append(scores)
         row |= {name: value for name, value in scores.items() if name != "epoch"}
+        _check_finite(row)
 
 
 # ---- evaluation ---------------------------------------------------------------------------------
@@ -296,6 +304,8 @@ def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
 
 def _draw_holdout(training: Training) -> Tensor:
     """Synthetic images for choosing without labels, the same for every student of one generator."""
+    if isinstance(training.generator, ImagePool) and len(training.generator.held_out):
+        return training.generator.held_out
     rng = torch.Generator().manual_seed(training.settings.seed + 1)
     with torch.no_grad():
         images = training.generator.eval()(*training.generator.draw(HOLDOUT, rng))

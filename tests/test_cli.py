@@ -10,6 +10,7 @@ import torch
 from akt_lab.cli import main
 from akt_lab.methods import METHODS, Settings
 from akt_lab.options import SETTING_OPTIONS
+from akt_lab.runs import claim
 
 SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 
@@ -46,6 +47,25 @@ def test_quantize_and_evaluate(capsys, tmp_path, digits):
     refused(capsys, 2, "was made with weight_bits 4, not 3", *resume, "--bits", 3)
     code, _, _ = run(capsys, "quantize", "--out", out, "--resume", "--bits", 4)
     assert code == 0  # ended: nothing to do
+
+
+def test_resumed_as_it_began(capsys, tmp_path, digits, monkeypatch):
+    """Sums round differently with another number of threads, or on another device."""
+    out, before = tmp_path / "run", torch.get_num_threads()
+    try:
+        assert run(capsys, "quantize", *SMALL, "--threads", 1, "--out", out)[0] == 0
+        torch.set_num_threads(2)
+        assert run(capsys, "quantize", "--out", out, "--resume")[0] == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_process_at_a_time_in_a_run(capsys, tmp_path, digits):
+    out = tmp_path / "run"
+    with claim(out):
+        refused(capsys, 1, "another process is writing", "quantize", *SMALL, "--out", out)
+    assert run(capsys, "quantize", *SMALL, "--out", out)[0] == 0  # the lock's file is no run
 
 
 def test_killed_between_the_student_and_the_record(capsys, tmp_path, digits):

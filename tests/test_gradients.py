@@ -118,7 +118,7 @@ def test_explosions(norms, ratio, step, exploded):
 
 def test_the_grid_has_every_comparison_once():
     cases = grid()
-    assert len(cases) == len(set(cases)) == 7 * 4 + 2 * 6
-    assert pd.DataFrame(cases).groupby("bits").size()[3] == 6
+    assert len(cases) == len(set(cases)) == 7 * 4 + 3 * 6
+    assert pd.DataFrame(cases).groupby("bits").size()[3] == 7
     with pytest.raises(AktError, match="did you mean 'kd'"):
         Case(3, "kdd")

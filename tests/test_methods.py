@@ -68,6 +68,9 @@ def test_presets_are_settings(name, method):
 def test_the_papers_budgets():
     hast = Settings(method="hast", **preset("paper", "hast"))
     assert (hast.pool, hast.batch_size, hast.epochs, hast.steps) == (5120, 64, 400, 80)
+    assert Settings(method="hast", **preset("code", "hast")).steps == 80
+    with pytest.raises(UsageError, match="lam must be 0 or more"):
+        Settings(lam=float("nan"))
     code = Settings(method="adadfq+akt", **preset("code", "adadfq+akt"))
     assert (code.batch_size, code.epochs, code.steps, code.variant) == (200, 200, 200, "code")
     with pytest.raises(UsageError, match="did you mean 'quick'"):

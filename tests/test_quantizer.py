@@ -216,6 +216,12 @@ def test_in_place_operations_do_not_reach_captured_maps():
     assert torch.equal(*seen[0])
 
 
+@pytest.mark.parametrize("activation", [nn.Mish(), nn.Hardtanh(), nn.Sigmoid(), nn.Softplus()])
+def test_less_common_activations_are_quantized_too(activation):
+    student = quantize_model(nn.Sequential(nn.Conv2d(1, 4, 3), activation, nn.Conv2d(4, 2, 3)))
+    assert len(uses(student)) == 1
+
+
 def test_bits_by_layer_and_ends(functional_net):
     student = quantize_model(
         functional_net, {"grouped": 2, "*": 4}, {"relu6": 8, "*": 3}, first_bits=8, last_bits=6

@@ -61,6 +61,11 @@ def test_each_cell_once(tmp_path):
     assert {job.settings.seed for job in jobs[:8]} == {0}  # seed by seed
     assert "digits-adadfq+akt-code-4w4a-1" in {job.name for job in jobs}
     assert all(job.settings.epochs in (8, job.settings.warmup_epochs) for job in jobs)
+    code = {"preset": "code", "epochs": 3}
+    preset = jobs_of(tmp_path, BenchSpec(), ["adadfq+akt"], [3], [0], [], code)
+    assert [job.settings.variant for job in preset] == ["code"]  # the preset's own
+    named = jobs_of(tmp_path, BenchSpec(), ["adadfq+akt"], [3], [0], ["paper"], code)
+    assert [job.settings.variant for job in named] == ["paper"]
     mixed = jobs_of(tmp_path, BenchSpec(), ["ptq"], [2, 3], [0], ["paper"], {"act_bits": 8})
     assert [job.name for job in mixed] == ["digits-ptq-2w8a-0", "digits-ptq-3w8a-0"]
 

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from akt_lab import tables
 from akt_lab.cli import main
 from akt_lab.dotplot import dots
 from akt_lab.errors import AktError
+from akt_lab.methods import Settings
 from akt_lab.tables import mean_interval, reference, standing_of, summarise, verdict
 
 RNG = np.random.default_rng(0)
@@ -47,10 +49,10 @@ def cells_of(tmp_path, *lines):
 def paper_lines(method="adadfq", values=(84.7, 84.9, 85.1), **changes):
     """Runs at the paper's budget on its bench; `best` is what its number is compared with."""
     bench = {**BENCH, "bench": "cifar10"}
-    given = {
-        "bench": bench, "images": 10_000, "teacher": 93.9, "epochs": 400, "steps": 200,
-        "warmup_epochs": 4, **changes,
-    }  # fmt: skip
+    bits = {"weight_bits": 3, "act_bits": 3, "batch_size": 16, "epochs": 400, "steps": 200}
+    settings = asdict(Settings(method=method, **bits))
+    own = {k: v for k, v in settings.items() if k not in ("method", "seed")}
+    given = {"bench": bench, "images": 10_000, "teacher": 93.9, **own, **changes}
     return [line(method, seed, value - 0.25, **given) for seed, value in enumerate(values)]
 
 
@@ -194,6 +196,12 @@ def test_reproduced_only_where_all_is_the_paper_s(tmp_path):
     assert standing(paper_lines(epochs=200)) == "other budget"
     assert standing(paper_lines(images=1000)) == "other images"
     assert standing(paper_lines(teacher=90.0, epochs=20)) == "other teacher, other budget"
+    assert standing(paper_lines(first_bits=8, last_bits=8)) == "other settings"
+    assert standing(paper_lines(gradient="clipped")) == "other settings"
+    assert standing(paper_lines(student_lr=3e-4)) == "other settings"
+    assert standing(paper_lines("adadfq+akt", variant="published")).startswith("other settings")
+    own = [{**each, "bench": {**each["bench"], "data": "mine"}} for each in paper_lines()]
+    assert standing(own) == "other settings"
     assert standing(paper_lines("hast")) == "paper's budget unknown"
     assert standing(paper_lines("ptq")) == "no number"
     assert standing([line("adadfq", s, 84.9) for s in range(3)]) == "other bench"
@@ -202,9 +210,30 @@ def test_reproduced_only_where_all_is_the_paper_s(tmp_path):
     assert standing([*paper_lines(), diverged]) == "not reproduced"
 
 
+def test_one_published_run_must_lie_where_one_more_of_ours_would():
+    """Not inside the interval of our mean, which shrinks to nothing with more seeds."""
+    cell = {"evaluation_images": 10_000, "student_images": 1_267_200, "runs": 35, "diverged": 0,
+            "teacher": 94.0, "best": 85.0, "best_high": 85.05, "as_published": True}  # fmt: skip
+    row = next(r for r in reference() if r["method"] == "adadfq")
+    assert standing_of(cell, {**row, "top1": "84.75"}) == "reproduced"
+    assert standing_of(cell, {**row, "top1": "84.65"}) == "not reproduced"
+    assert standing_of({**cell, "best_high": 85.2}, row) == "interval too wide"
+
+
+def test_where_runs_diverged_the_others_prove_nothing(tmp_path):
+    plain = [line("adadfq", s, 80 + s) for s in range(5)]
+    akt = [line("adadfq+akt", s, 81 + s, status="done" if s < 2 else "failed") for s in range(5)]
+    cell = cells_of(tmp_path, *plain, *akt).set_index("method").loc["adadfq+akt"]
+    assert cell["verdict"] == "3 of 5 diverged"
+    assert cell["gain_last"] == pytest.approx(1)
+    plain[0]["status"] = "failed"
+    cell = cells_of(tmp_path, *plain, *akt).set_index("method").loc["adadfq+akt"]
+    assert cell["verdict"] == "4 of 5 diverged"
+
+
 def test_the_teacher_may_differ_by_0_2():
     cell = {"evaluation_images": 10_000, "student_images": 1_267_200, "runs": 3, "diverged": 0,
-            "best_low": 84.0, "best_high": 86.0}  # fmt: skip
+            "best": 85.0, "best_high": 85.5, "as_published": True}  # fmt: skip
     row = next(r for r in reference() if r["method"] == "adadfq")
     assert standing_of({**cell, "teacher": 94.08}, row) == "reproduced"
     assert standing_of({**cell, "teacher": 94.10}, row) == "other teacher"

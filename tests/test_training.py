@@ -57,6 +57,22 @@ def test_a_run_s_folder(digits, tmp_path):
     assert evaluate(student, digits) == record["accuracy"]["last"]
 
 
+def test_another_run_s_checkpoint_is_refused(digits, tmp_path):
+    """A notebook's cell, changed and run again: not a line of the old run passes for the new."""
+    run = Run.create(tmp_path / "run")
+    train(digits, Settings(method="gdfq", **SMALL), run, progress=False)
+    other = Settings(method="gdfq", weight_bits=2, **SMALL)
+    with pytest.raises(AktError, match="made with weight_bits 3, not 2: use another run folder"):
+        train(digits, other, run, progress=False)
+    assert run.record["settings"]["weight_bits"] == 3
+
+
+def test_scores_that_are_not_finite_stop_a_run(digits, monkeypatch):
+    monkeypatch.setattr(training, "_agreement", lambda _: {"synthetic_kl": math.nan})
+    with pytest.raises(DivergedError, match="synthetic_kl not finite"):
+        train(digits, Settings(method="gdfq", **SMALL), progress=False)
+
+
 def test_divergence_names_the_term_and_keeps_the_checkpoint(digits, tmp_path):
     run = Run.create(tmp_path / "run")
     settings = Settings(method="gdfq", student_lr=1e6, batch_size=8, epochs=4, steps=4)
