@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from akt_lab.plots import STYLE, Drawing
+from akt_lab.plots import METHOD_STYLE, STYLE, Drawing
 
 _COLOURS = sns.color_palette("colorblind")
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
@@ -231,19 +231,16 @@ def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     ].mean()
     methods = [m for m in dict.fromkeys(table["method"]) if m not in ("ptq", "zeroq")]
     bits = sorted(table["bits"].unique())
-    lines = [("before training", False, methods[0], "0.35", ":", "s")]
-    lines += [
-        (f"after {m}", True, m, _COLOURS[n], ("--", "-", "-.")[n % 3], "oDv^"[n % 4])
-        for n, m in enumerate(methods)
-    ]
+    before = {"color": "0.35", "linestyle": ":", "marker": "s"}
+    lines = [("before training", False, methods[0], before)]
+    lines += [(f"after {m}", True, m, METHOD_STYLE.get(m, {})) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
         for axes, part in zip(grid, ("spatial", "channel"), strict=True):
-            for label, trained, method, colour, dash, marker in lines:
+            for label, trained, method, style in lines:
                 rows = table[(table["method"] == method) & (table["trained"] == trained)]
                 rows = rows.sort_values("bits")
-                axes.plot(rows["bits"], rows[part], color=colour, linestyle=dash, marker=marker,
-                          label=label)  # fmt: skip
+                axes.plot(rows["bits"], rows[part], label=label, **style)
             axes.set(title=f"{part} attention", yscale="log", xlabel="bits")
             axes.set_xticks(bits, [str(b) for b in bits])
             axes.xaxis.set_minor_locator(NullLocator())
@@ -342,7 +339,8 @@ def curvature(found: pd.DataFrame, about: str) -> Drawing:
                     label=f"student, sharpness {sharpness:g}",
                 )  # fmt: skip
             axes.axhline(full[value], color="0.3", linewidth=1, label="teacher, full precision")
-            axes.set(yscale="symlog", title=f"{label} of the Hessian")
+            axes.set(title=f"{label} of the Hessian")
+            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     worst = students.loc[students["trace"].idxmax()]

@@ -256,7 +256,7 @@ def _lab(options: argparse.Namespace, rest: list[str]) -> int:
     import subprocess
 
     if importlib.util.find_spec("jupyterlab") is None:
-        raise AktError("JupyterLab is not installed: pip install 'akt-lab[lab]'")
+        raise AktError("JupyterLab is not installed: pip install -e '.[lab]'")
     here = [Path("notebooks"), Path(__file__).parent.parent / "notebooks"]
     folder = options.folder or next((f for f in here if f.is_dir()), None)
     if folder is None or not folder.is_dir():

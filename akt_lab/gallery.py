@@ -22,6 +22,7 @@ from akt_lab.gradients import summarise
 from akt_lab.runs import RECORD, Run, table
 from akt_lab.tracing import trace
 from akt_lab.training import load_generator, load_student
+from akt_lab.verdicts import page as verdicts_page
 
 SHOWN_BITS = 3  # the bit-width whose student and images are drawn, where it is among the runs
 
@@ -65,6 +66,8 @@ def write_page(folder: Path) -> None:
         "# Figures\n\nEach is made by the command below it, from runs; nothing is drawn by hand. "
         "`make figures` makes them all again."
     ]
+    if verdicts := verdicts_page(folder):
+        parts.append(verdicts)
     for name in FIGURES:
         if (folder / f"{name}.json").exists():
             about = json.loads((folder / f"{name}.json").read_text())

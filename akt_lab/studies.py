@@ -27,7 +27,7 @@ SMALL_IMAGES = 16  # pixels: up to here a study can afford more of them
 STEPS, SEEDS = 40, (0, 1, 2)  # of the gradient study
 SHOWN = 200  # real images for attention
 COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
-SHARPNESS, PROBES = (0.0, 0.5), 16
+CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
 
 
 def bench_of(runs: Sequence[Run]) -> Bench:
@@ -151,7 +151,7 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
         calibration = synthetic_batches(bench, 10, batch_size(bench))
-        cases = [(0, None), *((b, k) for b in (8, 4, 3, 2) for k in SHARPNESS)]
+        cases = [(0, None), *((b, k) for b in CURVED_BITS for k in SHARPNESS)]
         bar = tqdm(cases, unit="case", disable=not progress, desc="curvature")
         return pd.DataFrame([_curvature(bench, bits, k, calibration) for bits, k in bar])
 

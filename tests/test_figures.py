@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from akt_lab import demo, gallery
+from akt_lab import demo, gallery, studies
 from akt_lab.errors import AktError, UsageError
+from akt_lab.gradients import grid
 from akt_lab.plots import Drawing, proportion_interval, save
 
 
@@ -62,7 +63,11 @@ def test_finished_runs_are_not_made_again(small_demo):
 
 
 @pytest.mark.slow
-def test_figures_from_runs(small_demo, tmp_path):
+def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
+    small = {"STEPS": 4, "SEEDS": (0, 1), "COST_BITS": (3, 8), "CURVED_BITS": (3,), "PROBES": 2}
+    for name, value in small.items():
+        monkeypatch.setattr(studies, name, value)
+    monkeypatch.setattr(studies, "grid", lambda: grid((0, 8, 3, 2)))
     folder, table, _ = small_demo
     runs = gallery.find_runs(folder)
     pictures = gallery.draw([], runs, tmp_path)
@@ -82,5 +87,9 @@ def test_figures_from_runs(small_demo, tmp_path):
     attention = pd.read_csv(tmp_path / "attention_side_by_side.csv")
     sums = attention.groupby("image")[["teacher", "student"]].sum()
     assert np.allclose(sums, 1, atol=1e-4)
+    assert "## Verdicts" in page
+    assert len(list((folder / "studies").glob("*.csv"))) == 4
+    monkeypatch.setattr(studies, "load_bench", None)  # a second making would fail
+    gallery.draw(["gradients_by_layer", "error_cost"], runs, tmp_path)
     with pytest.raises(UsageError, match="did you mean 'synthetic_images'"):
         gallery.draw(["synthetic_image"], runs, tmp_path)
