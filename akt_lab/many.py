@@ -103,19 +103,25 @@ def table(options: argparse.Namespace) -> int:
     """Print, or write, the table; draw it."""
     from akt_lab import tables
 
-    found = tables.load(_results_files(options.results))
-    cells = tables.summarise(found)
+    files = _results_files(options.results)
+    cells = tables.summarise(tables.load(files))
     text = tables.FORMATS[options.format](cells)
     if options.out:
         _write(options.out, text)
     else:
         sys.stdout.write(text)
     if options.plot:
-        from akt_lab import plots
+        from akt_lab import plots, results
+        from akt_lab.curves import curves
         from akt_lab.dotplot import dots
 
-        plots.save(dots(cells), options.plot, "table", "akt-lab table --plot")
-        print(options.plot / "table.png", file=sys.stderr)
+        lines = [line for file in files for line in results.read(file)]
+        drawings = {"table": dots(cells)}
+        if any(line.get("evaluations") for line in lines):
+            drawings["curves"] = curves(lines)
+        for name, drawing in drawings.items():
+            plots.save(drawing, options.plot, name, "akt-lab table --plot")
+            print(options.plot / f"{name}.png", file=sys.stderr)
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 from akt_lab import tables
 from akt_lab.cli import main
+from akt_lab.curves import curves
 from akt_lab.dotplot import dots
 from akt_lab.errors import AktError
 from akt_lab.methods import Settings
@@ -324,3 +326,22 @@ def test_no_label_or_dot_lies_on_another(results):
             assert not upper.overlaps(lower)
         for number, label in enumerate(axes.get_yticklabels()):
             assert label.get_window_extent().x0 >= 0, number
+
+
+def test_curves_are_the_evaluations():
+    def run(method, seed, accuracies, **settings):
+        scores = [
+            {"epoch": 2 * n, "accuracy": a, "synthetic_kl": 1.0}
+            for n, a in enumerate(accuracies, 1)
+        ]
+        return {**line(method, seed, accuracies[-1], epochs=6, **settings), "evaluations": scores}
+
+    lines = [run("adadfq", s, (60 + s, 70 + s, 80 + s)) for s in range(2)]
+    lines += [run("adadfq+akt", 0, (61, 71, 81), variant="code")]
+    drawing = curves(lines)
+    assert drawing.data["images"].tolist() == [160, 480, 800] * 3  # (epoch - 1) * 10 steps * 16
+    assert drawing.data["variant"].tolist() == [""] * 6 + ["code"] * 3
+    drawn = [list(each.get_ydata()) for each in drawing.figure.axes[0].lines]
+    assert [60.5, 70.5, 80.5] in drawn  # the mean over seeds
+    assert "adadfq 80.5%" in drawing.alt
+    plt.close(drawing.figure)
