@@ -360,3 +360,42 @@ def curvature(found: pd.DataFrame, about: str) -> Drawing:
             "the student. Bars: 95% of Hutchinson's estimate; the eigenvalue's residual."
         ),
     )
+
+
+def loss_surface(found: pd.DataFrame, about: str) -> Drawing:
+    """The distillation loss in two directions, on one scale for all networks.
+
+    Args:
+        found: what `studies.surface` returns.
+        about: bench and images, for the caption.
+    """
+    networks = list(dict.fromkeys(found["network"]))
+    logs = np.log10(found["loss"].clip(lower=found.loc[found["loss"] > 1e-3, "loss"].min()))
+    levels = np.linspace(logs.min(), logs.max(), 13)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, grid = plt.subplots(
+            1, len(networks), figsize=(3.5 * len(networks) + 1, 3.7), sharey=True,
+            squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axes, name in zip(grid[0], networks, strict=True):
+            square = found[found["network"] == name].assign(log=logs).pivot(
+                index="b", columns="a", values="log"
+            )  # fmt: skip
+            drawn = axes.contourf(square.columns, square.index, square, levels, cmap="cividis")
+            axes.contour(square.columns, square.index, square, levels, colors="w", linewidths=0.4)
+            axes.plot(0, 0, "+", color="w", markersize=9)
+            axes.set(title=name, xlabel="first direction", aspect="equal")
+        grid[0, 0].set_ylabel("second direction")
+        figure.colorbar(drawn, ax=grid, label="log10 of the distillation loss (nats × T²)")
+    middle = found[(found["a"].abs() < 1e-9) & (found["b"].abs() < 1e-9)]
+    listed = "; ".join(f"{r.network} {r.loss:.2g}" for r in middle.itertuples())
+    return Drawing(
+        figure,
+        found,
+        alt=f"Contours of the loss around {', '.join(networks)}. In the middle: {listed}.",
+        caption=(
+            f"The distillation loss around each network's weights (+), in the same two random "
+            "directions, each filter of the length of the teacher's own (Li et al., 2018), on one "
+            f"scale. {about}"
+        ),
+    )

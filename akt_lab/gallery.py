@@ -203,6 +203,12 @@ def curvature(runs: Sequence[Run]) -> plots.Drawing:
     return analysis_plots.curvature(studies.curvature(runs), about)
 
 
+def loss_surface(runs: Sequence[Run]) -> plots.Drawing:
+    """The loss around the teacher and around trained students."""
+    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
+    return analysis_plots.loss_surface(studies.surface(runs), about)
+
+
 def _name(runs: Sequence[Run]) -> str:
     studies.check_one_bench(runs)
     spec = runs[0].entry("bench")
@@ -228,6 +234,7 @@ FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
     "attention_by_bits": attention_by_bits,
     "error_cost": error_cost,
     "curvature": curvature,
+    "loss_surface": loss_surface,
 }
 OF_RUNS = list(FIGURES)[:4]  # from what runs left; the others need studies, in minutes
 

@@ -6,6 +6,7 @@ They lie in `studies/` beside the runs; remove that folder to have them made aga
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,18 @@ from tqdm.auto import tqdm
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.capture import capture_maps, residual_bodies
-from akt_lab.curvature import hessian, smooth_student, top_eigenvalues, trace
+from akt_lab.curvature import (
+    filter_normalised_directions,
+    hessian,
+    loss_surface,
+    smooth_student,
+    top_eigenvalues,
+    trace,
+)
 from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
 from akt_lab.errors import AktError
 from akt_lab.gradients import Case, grid, make_student, study, synthetic_batches
+from akt_lab.methods import get_method
 from akt_lab.runs import Run, write_whole
 from akt_lab.tracing import trace as graph_of
 from akt_lab.training import load_student
@@ -28,6 +37,7 @@ STEPS, SEEDS = 40, (0, 1, 2)  # of the gradient study
 SHOWN = 200  # real images for attention
 COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
+SURFACE_BITS, POINTS = 3, 15
 
 
 def bench_of(runs: Sequence[Run]) -> Bench:
@@ -171,6 +181,44 @@ def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Any) ->
     about = {"bits": bits, "sharpness": sharpness}
     about |= {"trace": whole.value, "trace_error": whole.error}
     return {**about, "eigenvalue": values[0], "residual": residuals[0]}
+
+
+def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+    """The distillation loss around the teacher, and around trained students of SURFACE_BITS.
+
+    Returns:
+        Rows of network, a and b (offsets in two filter-normalised directions, the same for all)
+        and loss, on one batch of synthetic images.
+    """
+
+    def make() -> pd.DataFrame:
+        bench = bench_of(runs)
+        teacher = graph_of(bench.teacher)
+        ((images, _),) = synthetic_batches(bench, 1, batch_size(bench))
+        with torch.no_grad():
+            logits = teacher(images)
+        directions = filter_normalised_directions(teacher)
+        networks = {"teacher": teacher, **_students(runs, bench)}
+        bar = tqdm(networks.items(), unit="network", disable=not progress, desc="loss surface")
+        tables = []
+        for name, network in bar:
+            at, losses = loss_surface(network, images, logits, directions, points=POINTS)
+            a, b = (grid.ravel() for grid in np.meshgrid(at, at, indexing="ij"))
+            tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": losses.ravel()}))
+        return pd.concat(tables, ignore_index=True)
+
+    return kept(runs, "surface", make)
+
+
+def _students(runs: Sequence[Run], bench: Bench) -> dict[str, nn.Module]:
+    """The trained students at SURFACE_BITS, the first of each method."""
+    found: dict[str, nn.Module] = {}
+    for run in runs:
+        s, status = run.record["settings"], run.record.get("status")
+        trains = get_method(s["method"]).student_terms
+        if status == "done" and trains and s["weight_bits"] == SURFACE_BITS:
+            found.setdefault(f"{s['method']}, {SURFACE_BITS} bits", load_student(run, bench)[0])
+    return found
 
 
 def check_one_bench(runs: Sequence[Run]) -> None:

@@ -64,7 +64,14 @@ def test_finished_runs_are_not_made_again(small_demo):
 
 @pytest.mark.slow
 def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
-    small = {"STEPS": 4, "SEEDS": (0, 1), "COST_BITS": (3, 8), "CURVED_BITS": (3,), "PROBES": 2}
+    small = {
+        "STEPS": 4,
+        "SEEDS": (0, 1),
+        "COST_BITS": (3, 8),
+        "CURVED_BITS": (3,),
+        "PROBES": 2,
+        "POINTS": 3,
+    }
     for name, value in small.items():
         monkeypatch.setattr(studies, name, value)
     monkeypatch.setattr(studies, "grid", lambda: grid((0, 8, 3, 2)))
@@ -88,7 +95,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     sums = attention.groupby("image")[["teacher", "student"]].sum()
     assert np.allclose(sums, 1, atol=1e-4)
     assert "## Verdicts" in page
-    assert len(list((folder / "studies").glob("*.csv"))) == 4
+    assert len(list((folder / "studies").glob("*.csv"))) == 5
     monkeypatch.setattr(studies, "load_bench", None)  # a second making would fail
     gallery.draw(["gradients_by_layer", "error_cost"], runs, tmp_path)
     with pytest.raises(UsageError, match="did you mean 'synthetic_images'"):
