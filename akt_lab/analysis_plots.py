@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from akt_lab.plots import METHOD_STYLE, STYLE, Drawing
 
@@ -386,7 +386,9 @@ def loss_surface(found: pd.DataFrame, about: str) -> Drawing:
             axes.plot(0, 0, "+", color="w", markersize=9)
             axes.set(title=name, xlabel="first direction", aspect="equal")
         grid[0, 0].set_ylabel("second direction")
-        figure.colorbar(drawn, ax=grid, label="log10 of the distillation loss (nats × T²)")
+        bar = figure.colorbar(drawn, ax=grid, label="log10 of the distillation loss (nats × T²)")
+        bar.locator = MaxNLocator(integer=True)
+        bar.update_ticks()
     middle = found[(found["a"].abs() < 1e-9) & (found["b"].abs() < 1e-9)]
     listed = "; ".join(f"{r.network} {r.loss:.2g}" for r in middle.itertuples())
     return Drawing(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from akt_lab import analysis_plots, plots, studies
+from akt_lab import analysis_plots, diagrams, plots, studies
 from akt_lab.attention import channel_attention, spatial_attention
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
@@ -224,6 +224,7 @@ def _images(runs: Sequence[Run]) -> str:
 
 
 FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
+    "method": lambda _: diagrams.method(),
     "accuracy_by_bits": accuracy_by_bits,
     "training_by_bits": training_by_bits,
     "attention_side_by_side": attention_side_by_side,
@@ -236,7 +237,7 @@ FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
     "curvature": curvature,
     "loss_surface": loss_surface,
 }
-OF_RUNS = list(FIGURES)[:4]  # from what runs left; the others need studies, in minutes
+OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
 
 
 def _shown(runs: Sequence[Run]) -> Run:

@@ -18,6 +18,7 @@ from akt_lab.errors import AktError, unknown
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
 Terms = dict[str, Tensor]
 EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
+PARTS = ("both", "spatial", "channel")
 LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
 
 
@@ -60,6 +61,7 @@ def akt_terms(
     variant: str = "paper",
     alpha: float = 0.5,
     lam: float | None = None,
+    parts: str = "both",
 ) -> Terms:
     """A student's logit loss combined with refined feature distillation.
 
@@ -74,19 +76,23 @@ def akt_terms(
         variant: which of the three.
         alpha: share of the features, of `paper`.
         lam: weight of L_RFD; 1 for `paper` and 1000 for `code` where None.
+        parts: which of L_RFD's, one of `PARTS`: an ablation where not both.
 
     Returns:
         The terms of `logit_terms`, weighted, and `spatial` and `channel`.
     """
     if variant not in LAMBDA:
         raise unknown("variant", variant, LAMBDA)
+    if parts not in PARTS:
+        raise unknown("parts", parts, PARTS)
     if variant == "published":
         return logit_terms
     lam = LAMBDA[variant] if lam is None else lam
     feature_weight, logit_weight = (alpha * lam, 1 - alpha) if variant == "paper" else (lam, 1.0)
     spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
     weighted = {name: logit_weight * term for name, term in logit_terms.items()}
-    return {**weighted, "spatial": feature_weight * spatial, "channel": feature_weight * channel}
+    features = {"spatial": feature_weight * spatial, "channel": feature_weight * channel}
+    return weighted | {name: term for name, term in features.items() if parts in ("both", name)}
 
 
 def akt_loss(

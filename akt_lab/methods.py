@@ -153,6 +153,7 @@ class Settings:
         milestones: epochs at which both rates fall to a tenth.
         temperature: of the logit loss.
         variant: which AKT: `paper`, `code` or `published`.
+        parts: of its features: `both`, or for an ablation `spatial` or `channel` alone.
         pool: images that are optimised once, and `pool_steps` of Adam for each: for methods that do
             so; the method's own number where 0.
         alpha: share of the features in the loss of `paper`.
@@ -184,6 +185,7 @@ class Settings:
     milestones: tuple[int, ...] = (100, 200, 300)
     temperature: float = 20.0
     variant: str = "paper"
+    parts: str = "both"
     pool: int = 0
     pool_steps: int = 500
     alpha: float = 0.5
@@ -210,6 +212,7 @@ class Settings:
     def _check(self) -> None:
         for name, known in (
             ("variant", VARIANTS),
+            ("parts", losses.PARTS),
             ("ranges", RANGES),
             ("gradient", GRADIENTS),
             ("precision", PRECISIONS),
@@ -319,11 +322,11 @@ def _unread(settings: Settings) -> dict[str, str]:
     else:
         unread |= dict.fromkeys(["pool", "pool_steps"], "its images come from a generator")
     if not method.akt:
-        unread |= dict.fromkeys(["variant", "alpha", "lam"], "it has no AKT")
+        unread |= dict.fromkeys(["variant", "parts", "alpha", "lam"], "it has no AKT")
     elif settings.variant != "paper":
         unread |= {"alpha": f"its variant is {settings.variant}"}
     if method.akt and settings.variant == "published":
-        unread |= {"lam": "its variant is published"}
+        unread |= dict.fromkeys(["lam", "parts"], "its variant is published")
     if method.student_terms is None:
         names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         unread |= dict.fromkeys(names, "it trains no student")

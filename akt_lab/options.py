@@ -43,6 +43,7 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
     "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
     "--variant": {"help": "of AKT: paper (default), code or published"},
+    "--parts": {"help": "of AKT's features: both (default), spatial or channel, for an ablation"},
     "--pool": {"type": positive, "help": "images optimised once, for hast and zeroq"},
     "--pool-steps": {"type": positive, "help": "steps of their optimisation (default: 500)"},
     "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},

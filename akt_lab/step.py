@@ -197,10 +197,10 @@ def distillation_terms(
         own |= run.method.map_terms(*maps)
     if not run.settings.uses_features:
         return own
-    variant, alpha = run.settings.variant, run.settings.alpha
+    variant, alpha, parts = run.settings.variant, run.settings.alpha, run.settings.parts
     if run.lam is None:
-        run.lam = balanced_lambda(run.student, own, akt_terms({}, *maps, variant, alpha=1.0))
-    return akt_terms(own, *maps, variant, alpha, run.lam)
+        run.lam = balanced_lambda(run.student, own, akt_terms({}, *maps, variant, 1.0, None, parts))
+    return akt_terms(own, *maps, variant, alpha, run.lam, parts)
 
 
 def balanced_lambda(student: nn.Module, logit_terms: Terms, features: Terms) -> float:

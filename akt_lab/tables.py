@@ -23,7 +23,7 @@ from akt_lab.results import Line, read
 
 METRICS = ("last", "label_free", "best")
 KEYS = ["bench", "bits", "method", "variant", "student_images", "teacher", "same"]
-OF_AKT = ("variant", "alpha", "lam")
+OF_AKT = ("variant", "parts", "alpha", "lam")
 BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")  # compared as images
 NO_MATTER = ("seed", "eval_every", "compile", *BUDGET)
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's
@@ -44,7 +44,8 @@ def load(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def _row(line: Line) -> dict[str, Any]:
-    settings, bench = line["settings"], line["bench"]
+    settings = asdict(Settings.from_dict(line["settings"]))  # older lines lack newer ones
+    bench = line["bench"]
     akt = settings["method"].endswith("+akt")
     own = {"method", "seed", *OF_AKT}
     shared = {k: v for k, v in settings.items() if k not in own}
@@ -75,7 +76,7 @@ def _as_published(settings: Mapping[str, Any]) -> bool:
     named = {k: settings[k] for k in ("method", "weight_bits", "act_bits")}
     for name in ("paper", "code"):
         theirs = asdict(Settings(**with_preset({**named, "preset": name})))
-        if all(settings.get(k) == v for k, v in theirs.items() if k not in NO_MATTER):
+        if all(settings[k] == v for k, v in theirs.items() if k not in NO_MATTER):
             return True
     return False
 

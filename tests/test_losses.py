@@ -125,3 +125,14 @@ def test_alpha_ends():
 def test_shapes_are_checked():
     with pytest.raises(AktError, match=r"\(6, 5\) of the student and \(6, 4\)"):
         losses.kd_loss(S, T[:, :4])
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_an_ablation_leaves_one_part_out(variant):
+    maps = [torch.rand(2, 3, 4, 4) for _ in range(2)]
+    both = losses.akt_terms({"kd": torch.ones(())}, maps[:1], maps[1:], variant)
+    for part in ("spatial", "channel"):
+        alone = losses.akt_terms({"kd": torch.ones(())}, maps[:1], maps[1:], variant, parts=part)
+        assert alone == {"kd": both["kd"], part: both[part]}
+    with pytest.raises(UsageError, match="did you mean 'spatial'"):
+        losses.akt_terms({}, maps[:1], maps[1:], variant, parts="spacial")
