@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 def as_one_graph(step: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
     """`step`, its backward passes included, as one compiled graph of what it does with `example`.
 
-    The same values up to rounding. Tracing takes seconds and compiling one to three minutes on
+    The same values up to rounding. Tracing takes seconds and compiling up to three minutes on
     two cores, so it pays for runs of some thousand steps.
 
     Args:
