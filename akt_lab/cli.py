@@ -17,6 +17,8 @@ from akt_lab import __version__, many
 from akt_lab.errors import AktError, UsageError
 from akt_lab.options import SETTING_OPTIONS, positive
 
+DEMO_RUNS = Path("runs/demo")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error, never a traceback."""
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="digits: teacher to students at 2, 3, 4 bits, in minutes"
     )
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the runs")
+    demo.add_argument("--out", type=Path, default=DEMO_RUNS, help="folder for the runs")
     demo.add_argument(
         "--figures", type=Path, default=Path("figures"), help="folder for the figures"
     )
@@ -94,9 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_options(sweep)
     many.add_table(commands)
 
-    figures = commands.add_parser("figures", help="draw figures again from runs, without training")
+    figures = commands.add_parser(
+        "figures", help="draw figures from runs; studies are made once and kept"
+    )
     figures.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
-    figures.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of runs")
+    figures.add_argument(
+        "--runs", type=Path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
+    )
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures")
 
     methods = commands.add_parser("methods", help="list the methods: source, equations, settings")
@@ -215,8 +221,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from akt_lab import gallery
+    from akt_lab import demo, gallery
 
+    if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
+        demo.run(DEMO_RUNS, seed=0, steps=50, workers=None)
     for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out):
         print(picture)
     return 0
