@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,22 +28,6 @@ def faults(keep):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_freed_memory_is_used_again():
     assert faults("keep_freed_memory()") < 20 < faults("True")
-
-
-LARGE = """
-from akt_lab.memory import keep_freed_memory
-keep_freed_memory()
-print(any("hg" in line.split() for line in open("/proc/self/smaps") if line.startswith("VmFlags")))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's")
-def test_the_large_pages_stay():
-    """They went at once when the marked stretch was larger than what glibc keeps."""
-    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    offered = enabled.exists() and "[never]" not in enabled.read_text()
-    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == str(offered)
 
 
 def test_keeping_twice_is_keeping_once():
