@@ -84,7 +84,7 @@ def gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     plain = ["identity", "ema", 10]
     table = summary[_all_equal(summary, ["gradient", "ranges", "observed"], plain)]
     table = table.assign(
-        relative_norm=table["relative_norm"].where(table["relative_norm"] > 1e-4)
+        relative_norm=table["relative_norm"].where(table["relative_norm"] > 1e-3)
     )  # full precision has nothing to distil
     panels = (
         ("relative_norm", "norm of the gradient / norm of the weights", "log"),

@@ -123,7 +123,8 @@ def page(folder: Path) -> str:
     if not found:
         return ""
     head = ["## Verdicts", "", "| the paper's claim | here | numbers |", "|---|---|---|"]
-    return "\n".join([*head, *map(_row, [*found, UNTESTED])])
+    note = "Each on the bench, and with the seeds, that its figure's caption names."
+    return "\n".join([*head, *map(_row, [*found, UNTESTED]), "", note])
 
 
 def _row(v: Verdict) -> str:
