@@ -18,7 +18,7 @@ class Report:
     def __init__(self, tell: Tell, run: str, steps: int, total: int, initial: int) -> None:
         """`tell` takes an event; `steps` are an epoch's, `total` and `initial` the run's."""
         self.tell, self.run, self.steps = tell, run, steps
-        self.total, self.done, self.first = total, initial, True
+        self.total, self.done = total, initial
         self.accuracy, self.told = "", 0.0
 
     def __enter__(self) -> Self:
@@ -46,10 +46,9 @@ class Report:
         epoch, step = divmod(self.done, self.steps)
         note = f"epoch {epoch}/{self.total // self.steps} step {step} {self.accuracy}"
         self.tell(
-            {"run": self.run, "start": self.first, "epoch": epoch, "done": self.done,
-             "total": self.total, "note": note}
-        )  # fmt: skip
-        self.told, self.first = time.monotonic(), False
+            {"run": self.run, "epoch": epoch, "done": self.done, "total": self.total, "note": note}
+        )
+        self.told = time.monotonic()
 
 
 class Live:
@@ -70,6 +69,7 @@ class Live:
         )
         self.all = self.bars.add_task("all runs", total=total, completed=ended, note="")
         self.running: dict[str, Any] = {}
+        self.process: dict[str, str] = {}
         self._count()
 
     def __enter__(self) -> Self:
@@ -86,12 +86,15 @@ class Live:
     def tell(self, event: Mapping[str, Any]) -> None:
         """Show where a run is. Thread-safe."""
         run = event["run"]
-        if run in self.running and event["start"]:
+        process = event.get("process", "")
+        if self.process.setdefault(run, process) != process:
             self.say(f"its worker was lost: {run} goes on from epoch {event['epoch']}")
+            self.process[run] = process
         if run not in self.running:
             name = f"{event.get('worker', '')} {run}".strip()
             self.running[run] = self.bars.add_task(name, total=event["total"], note="")
-        self.bars.update(self.running[run], completed=event["done"], note=event["note"])
+        shown = {"completed": event["done"], "total": event["total"], "note": event["note"]}
+        self.bars.update(self.running[run], **shown)
 
     def end(self, run: str, line: Mapping[str, Any] | Exception) -> None:
         """A run ended: one line that stays."""

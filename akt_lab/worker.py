@@ -69,7 +69,8 @@ def run_on_worker(job: Job, place: Place, topic: str) -> Line:
         task = worker.state.tasks.get(key)
         if task is None or task.state != "executing":
             raise AktError("the sweep that asked for this run was stopped")
-        worker.log_event(topic, {**event, "worker": str(worker.name)})
+        here = {"worker": str(worker.name), "process": worker.address}  # new if it was restarted
+        worker.log_event(topic, {**event, **here})
 
     with _one_at_a_time:
         return run_job(job, place, tell)

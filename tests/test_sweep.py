@@ -211,12 +211,12 @@ def test_progress_is_told_and_shown(capsys):
         report.told = float("-inf")
         report.set_postfix({"accuracy": "91.00%"})
         report.update()
-    assert events[0]["start"]
-    assert not events[1]["start"]
     assert events[1]["note"] == "epoch 0/2 step 1 91.00%"
     with Live(total=3, ended=1, show=True) as live:
-        for event in (*events, {**events[0], "epoch": 1}):
-            live.tell({**event, "worker": "0"})
+        for event in (*events, events[0]):  # its images come first, with a bar of their own
+            live.tell({**event, "worker": "0", "process": "tcp://first"})
+        assert "lost" not in capsys.readouterr().err
+        live.tell({**events[0], "epoch": 1, "worker": "0", "process": "tcp://second"})
         live.end("a", {"status": "done", "accuracy": {"last": 91.0}, "seconds": 2.0})
         live.end("b", ValueError("why"))
     shown = capsys.readouterr().err
