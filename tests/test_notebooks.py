@@ -1,28 +1,102 @@
+"""The course: built from its sources, runs offline; stubs fail their check, solutions pass."""
+
+import importlib.util
+import re
+import shutil
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-SOURCES = sorted((NOTEBOOKS / "src").glob("*.py"))
+from akt_lab import checks
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+spec = importlib.util.spec_from_file_location("notebooks_course", NOTEBOOKS / "course.py")
+course = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(course)
+by_name = pytest.mark.parametrize("source", course.SOURCES, ids=lambda p: p.stem)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_committed_notebook_is_what_its_source_makes(source):
-    made = jupytext.read(source)
-    committed = nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
-    pairs = [[(c.cell_type, c.source) for c in book.cells] for book in (made, committed)]
-    assert pairs[0] == pairs[1]
-    assert not any(cell.get("outputs") for cell in committed.cells)
+def results(book):
+    """What each check of an executed notebook said, by exercise."""
+    said = {}
+    for cell in book.cells:
+        if "check" in cell.metadata.get("tags", ()):
+            (text,) = (o["data"]["text/plain"] for o in cell.outputs if "data" in o)
+            mark, exercise, _ = re.fullmatch(r"(.) (\w+): (.*)", text, re.DOTALL).groups()
+            said[exercise] = (mark, text)
+    return said
+
+
+@by_name
+def test_committed_is_what_the_source_makes(source):
+    for made, place in zip(course.read(source), course.places(source), strict=True):
+        committed = nbformat.read(place, as_version=4)
+        assert made == committed, f"{place.name}: python notebooks/course.py build"
+        assert not any(cell.get("outputs") for cell in committed.cells)
+
+
+@by_name
+def test_keeps_to_the_plan(source):
+    student, solution = course.read(source)
+    words = sum(len(c.source.split()) for c in student.cells if c.cell_type == "markdown")
+    assert 35 <= len(student.cells) <= 50
+    assert 900 <= words <= 1600
+    code = [c.source for c in solution.cells if c.cell_type == "code"]
+    assert max(len([x for x in text.splitlines() if x]) for text in code) <= 15
+    text = "\n".join(c.source for c in student.cells)
+    exercises = text.count("raise NotImplementedError")
+    assert exercises == 2  # one required, one stretch
+    for step in (1, 2, 3):
+        assert text.count(f"<details><summary>Hint {step}") == exercises
+    for part in ("After this notebook you can", "redict", "What would prove", "## Recap"):
+        assert part in text
+    assert "# SOLUTION" not in text
+    assert "plt.show" not in text  # course.show asks for alt text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_notebook_runs(source, tmp_path, digits):
-    book = nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
-    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [o for cell in book.cells for o in cell.get("outputs", [])]
-    assert not [o for o in outputs if o.output_type == "error"]
-    assert any("image/png" in o.get("data", {}) for o in outputs)
+@by_name
+def test_runs(source, tmp_path, digits):
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    for place, mark in zip(course.places(source), "✗✓", strict=True):
+        book, seconds = course.execute(place, tmp_path, smoke=True)
+        print(f"{place.name}: {seconds:.0f} s in smoke size, budget {book.metadata.akt_lab.budget}")
+        assert not course.errors(book)
+        said = results(book)
+        assert len(said) == 2
+        assert all(found == mark for found, _ in said.values()), said
+        assert set(said) <= set(checks.__all__)
+        pictures = [
+            o["data"]["text/html"]
+            for cell in book.cells
+            for o in cell.get("outputs", ())
+            if "<img" in o.get("data", {}).get("text/html", "")
+        ]
+        assert len(pictures) >= 3
+        assert not any('alt=""' in html for html in pictures)
+        assert not any(
+            "image/png" in o.get("data", {}) for c in book.cells for o in c.get("outputs", ())
+        )
+
+
+def test_every_check_is_asked_for():
+    asked = "\n".join(source.read_text() for source in course.SOURCES)
+    assert [name for name in checks.__all__ if f"checks.{name}({name})" not in asked] == []
+
+
+def test_an_error_in_an_output_widget_is_found():
+    output = {"output_type": "error", "ename": "E", "evalue": "hidden", "traceback": []}
+    state = {"state": {"a": {"state": {"outputs": [output]}}}}
+    book = nbformat.v4.new_notebook()
+    book.metadata.widgets = {"application/vnd.jupyter.widget-state+json": state}
+    assert course.errors(book) == ["hidden"]
+
+
+def test_solutions_leave_a_stub_with_its_indent():
+    text = "def f(x):\n    # SOLUTION\n    return x\n    # END\n"
+    assert course.SOLUTION.sub(course.STUB, text) == (
+        "def f(x):\n    raise NotImplementedError  # your code here\n"
+    )
+    assert course.SOLUTION.sub(r"\2", text) == "def f(x):\n    return x\n"
