@@ -63,10 +63,15 @@ def places(source: Path) -> tuple[Path, Path]:
     return HERE / name, HERE / "solutions" / name
 
 
-def build() -> None:
-    """Write both notebooks of every source."""
+def chosen(names: list[str]) -> list[Path]:
+    """The sources whose names start so; all without names."""
+    return [s for s in SOURCES if not names or s.stem.startswith(tuple(names))]
+
+
+def build(names: list[str]) -> None:
+    """Write both notebooks of the sources."""
     (HERE / "solutions").mkdir(exist_ok=True)
-    for source in SOURCES:
+    for source in chosen(names):
         for book, place in zip(read(source), places(source), strict=True):
             nbformat.write(book, place)
 
@@ -104,9 +109,7 @@ def errors(book: NotebookNode) -> list[str]:
 def run(names: list[str], smoke: bool) -> bool:
     """Execute student's and solution's notebooks into build/; whether all kept to their budget."""
     kept = True
-    for source in SOURCES:
-        if names and not any(source.stem.startswith(name) for name in names):
-            continue
+    for source in chosen(names):
         for place in places(source):
             book, seconds = execute(place, place.parent, smoke)
             target = EXECUTED / place.relative_to(HERE)
@@ -146,13 +149,13 @@ def main() -> int:
     parser.add_argument("do", choices=("build", "run", "zip"))
     parser.add_argument("names", nargs="*", help="notebooks, by the start of their names")
     parser.add_argument("--smoke", action="store_true", help="small sizes: seconds, not minutes")
-    chosen = parser.parse_args()
-    if chosen.do == "build":
-        build()
-    elif chosen.do == "zip":
+    asked = parser.parse_args()
+    if asked.do == "build":
+        build(asked.names)
+    elif asked.do == "zip":
         pack(HERE.parent / "build" / "akt-lab-course.zip")
     else:
-        kept = run(chosen.names, chosen.smoke)
+        kept = run(asked.names, asked.smoke)
         return int(bool(os.environ.get("AKT_STRICT_TIME")) and not kept)
     return 0
 
