@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from akt_lab import analysis_plots, diagrams, plots, studies
+from akt_lab import ablations, analysis_plots, diagrams, plots, studies
 from akt_lab.attention import channel_attention, spatial_attention
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
@@ -42,7 +42,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def draw(names: Sequence[str], runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Draw figures by name (all where none is given) into `folder`, and its gallery page.
+    """Draw figures by name into `folder` (without names all of the demo's), and its gallery page.
 
     Returns:
         The pictures' paths.
@@ -53,7 +53,7 @@ def draw(names: Sequence[str], runs: Sequence[Run], folder: Path) -> list[Path]:
     for name in names:
         if name not in FIGURES:
             raise unknown("figure", name, FIGURES)
-    chosen = list(names) or list(FIGURES)
+    chosen = list(names) or OF_DEMO
     for name in chosen:
         plots.save(FIGURES[name](runs), folder, name, f"akt-lab figures {name}")
     write_page(folder)
@@ -236,8 +236,10 @@ FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
     "error_cost": error_cost,
     "curvature": curvature,
     "loss_surface": loss_surface,
+    "ablations": ablations.drawing,
 }
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
+OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of its own
 
 
 def _shown(runs: Sequence[Run]) -> Run:

@@ -10,6 +10,7 @@ from typing import Any
 
 from akt_lab import losses
 from akt_lab.attention import VARIANTS
+from akt_lab.capture import PLACES
 from akt_lab.errors import UsageError, unknown
 from akt_lab.quantizer import GRADIENTS, RANGES, check_bits
 
@@ -154,6 +155,9 @@ class Settings:
         temperature: of the logit loss.
         variant: which AKT: `paper`, `code` or `published`.
         parts: of its features: `both`, or for an ablation `spatial` or `channel` alone.
+        maps: which feature maps: the residual units' `body`, as in the paper, or for an ablation
+            after the `sum`, or after the `relu` behind it.
+        last_maps: how many of them, from the last one back; all where 0.
         pool: images that are optimised once, and `pool_steps` of Adam for each: for methods that do
             so; the method's own number where 0.
         alpha: share of the features in the loss of `paper`.
@@ -186,6 +190,8 @@ class Settings:
     temperature: float = 20.0
     variant: str = "paper"
     parts: str = "both"
+    maps: str = "body"
+    last_maps: int = 0
     pool: int = 0
     pool_steps: int = 500
     alpha: float = 0.5
@@ -213,6 +219,7 @@ class Settings:
         for name, known in (
             ("variant", VARIANTS),
             ("parts", losses.PARTS),
+            ("maps", PLACES),
             ("ranges", RANGES),
             ("gradient", GRADIENTS),
             ("precision", PRECISIONS),
@@ -230,6 +237,10 @@ class Settings:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
         if self.lam is not None and not 0 <= self.lam < float("inf"):
             raise UsageError(f"lam must be 0 or more, not {self.lam}")
+        if self.last_maps < 0:
+            raise UsageError(f"last_maps must be 0 (all) or more, not {self.last_maps}")
+        if get_method(self.method).map_terms and (self.maps, self.last_maps) != ("body", 0):
+            raise UsageError(f"{self.method} compares the maps of all bodies itself: leave maps")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha must lie between 0 and 1, not {self.alpha}")
         if self.precision == "bf16" and self.gradient == "clipped":
@@ -322,11 +333,12 @@ def _unread(settings: Settings) -> dict[str, str]:
     else:
         unread |= dict.fromkeys(["pool", "pool_steps"], "its images come from a generator")
     if not method.akt:
-        unread |= dict.fromkeys(["variant", "parts", "alpha", "lam"], "it has no AKT")
+        names = ["variant", "parts", "maps", "last_maps", "alpha", "lam"]
+        unread |= dict.fromkeys(names, "it has no AKT")
     elif settings.variant != "paper":
         unread |= {"alpha": f"its variant is {settings.variant}"}
     if method.akt and settings.variant == "published":
-        unread |= dict.fromkeys(["lam", "parts"], "its variant is published")
+        unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
     if method.student_terms is None:
         names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         unread |= dict.fromkeys(names, "it trains no student")

@@ -44,6 +44,8 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
     "--variant": {"help": "of AKT: paper (default), code or published"},
     "--parts": {"help": "of AKT's features: both (default), spatial or channel, for an ablation"},
+    "--maps": {"help": "AKT compares the maps of each body (default), sum or relu"},
+    "--last-maps": {"type": int, "help": "how many of them, from the last one back (0: all)"},
     "--pool": {"type": positive, "help": "images optimised once, for hast and zeroq"},
     "--pool-steps": {"type": positive, "help": "steps of their optimisation (default: 500)"},
     "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},

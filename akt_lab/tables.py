@@ -23,7 +23,7 @@ from akt_lab.results import Line, read
 
 METRICS = ("last", "label_free", "best")
 KEYS = ["bench", "bits", "method", "variant", "student_images", "teacher", "same"]
-OF_AKT = ("variant", "parts", "alpha", "lam")
+OF_AKT = ("variant", "parts", "maps", "last_maps", "alpha", "lam")
 BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")  # compared as images
 NO_MATTER = ("seed", "eval_every", "compile", *BUDGET)
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's

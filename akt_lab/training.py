@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import cache_folder
-from akt_lab.capture import residual_bodies
+from akt_lab.capture import map_layers
 from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
@@ -119,7 +119,10 @@ def prepare(
     """
     teacher, student = make_networks(bench, settings)
     reads_maps = settings.uses_features or get_method(settings.method).map_terms
-    layers = residual_bodies(teacher) if reads_maps else []
+    layers: list[str] = []
+    if reads_maps:  # the same in both
+        where = settings.maps, settings.last_maps
+        _, layers = map_layers(student, *where), map_layers(teacher, *where)
     for graph in (teacher, student):
         speed_up(graph, keep=layers)
         graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore

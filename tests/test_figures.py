@@ -78,9 +78,9 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     folder, table, _ = small_demo
     runs = gallery.find_runs(folder)
     pictures = gallery.draw([], runs, tmp_path)
-    assert [p.stem for p in pictures] == list(gallery.FIGURES)
+    assert [p.stem for p in pictures] == gallery.OF_DEMO
     page = (tmp_path / "README.md").read_text()
-    for name in gallery.FIGURES:
+    for name in gallery.OF_DEMO:
         for ending in ("png", "svg", "csv", "json"):
             assert (tmp_path / f"{name}.{ending}").stat().st_size > 100, (name, ending)
         about = json.loads((tmp_path / f"{name}.json").read_text())

@@ -13,7 +13,7 @@ ORDER = """
     errors downloads memory tracing quantizer attention losses generator capture smooth curvature
     errorcost compiled runs digits images known benches methods pool checkpoint step training
     gradients studies results grid live worker sweep tables plots
-    analysis_plots verdicts diagrams dotplot curves demo gallery doctor options many
+    analysis_plots verdicts diagrams dotplot curves demo ablations gallery doctor options many
     course cli
 """.split()
 ALONE = set(

@@ -84,6 +84,7 @@ def test_the_papers_budgets():
         ({"method": "adadfq+akt", "variant": "code"}, "alpha", "its variant is code"),
         ({"method": "gdfq+akt", "variant": "published"}, "lam", "its variant is published"),
         ({"method": "gdfq"}, "parts", "it has no AKT"),
+        ({"method": "gdfq"}, "maps", "it has no AKT"),
         ({"method": "ptq"}, "student_lr", "it trains no student"),
         ({"method": "hast"}, "generator_lr", "come from a pool"),
         ({"method": "gdfq"}, "pool_steps", "come from a generator"),
