@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lab lint figures clean
+.PHONY: demo test lab lint figures notebooks course-zip site clean
 
 demo: .venv/ready
 	$(BIN)/akt-lab demo
@@ -20,6 +20,13 @@ lint: .venv/ready
 
 figures: .venv/ready
 	$(BIN)/akt-lab figures
+
+notebooks: .venv/ready
+	$(BIN)/python notebooks/course.py build
+	AKT_STRICT_TIME=1 $(BIN)/python notebooks/course.py run
+
+course-zip: .venv/ready
+	$(BIN)/python notebooks/course.py zip
 
 clean:
 	rm -rf .venv

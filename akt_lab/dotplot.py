@@ -45,6 +45,40 @@ def dots(cells: pd.DataFrame) -> Drawing:
     )
 
 
+def gains(cells: pd.DataFrame) -> Drawing:
+    """AKT minus plain, seed by seed: a dot and its 95% interval for each cell with two pairs.
+
+    Args:
+        cells: what `tables.summarise` returns.
+    """
+    shown = cells[cells["pairs"] >= 2].reset_index(drop=True)
+    names = [f"{cell['bench']} {_label({**cell, 'runs': int(cell['pairs'])})}"
+             for cell in shown.to_dict("records")]  # fmt: skip
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8.4, 1.1 + ROW * len(shown)), layout="constrained")
+        for place, cell in enumerate(shown.to_dict("records")):
+            half = cell["gain_last_high"] - cell["gain_last"]
+            style = {**METHOD_STYLE.get(cell["method"], {"color": "0.3", "marker": "o"})}
+            style["linestyle"] = "none"
+            axes.errorbar(cell["gain_last"], place, xerr=half, capsize=3, **style)
+        axes.axvline(0, color="0.3", linewidth=1)
+        reach = max(4.0, 1.5 * float(shown["gain_last"].abs().max()))
+        axes.set(xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6),
+                 xlabel="AKT minus plain, last epoch (points of accuracy)")  # fmt: skip
+        axes.set_yticks(range(len(names)), names, fontsize=8.5)
+        axes.grid(axis="y", visible=False)
+    listed = "; ".join(f"{n} {g:+.1f}" for n, g in zip(names, shown["gain_last"], strict=True))
+    return Drawing(
+        figure,
+        shown.assign(name=names),
+        alt=f"Dot plot of AKT minus plain with 95% intervals. {listed}.",
+        caption=(
+            "AKT minus the plain method after the last epoch, with the same seeds, settings and "
+            "budget: mean and its 95% t-interval. n: pairs. Long bars may run beyond the frame."
+        ),
+    )
+
+
 def _places(cells: pd.DataFrame) -> list[float]:
     """Heights from the top down, with a gap before each bit-width."""
     places, height = [], 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from akt_lab import ablations, analysis_plots, diagrams, plots, studies
+from akt_lab import ablations, analysis_plots, diagrams, field_plots, plots, studies
 from akt_lab.attention import channel_attention, spatial_attention
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
@@ -203,6 +203,12 @@ def curvature(runs: Sequence[Run]) -> plots.Drawing:
     return analysis_plots.curvature(studies.curvature(runs), about)
 
 
+def straight_through(runs: Sequence[Run]) -> plots.Drawing:
+    """Whether what the straight-through estimator returns is a gradient."""
+    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
+    return field_plots.straight_through(studies.asymmetry(runs), about)
+
+
 def loss_surface(runs: Sequence[Run]) -> plots.Drawing:
     """The loss around the teacher and around trained students."""
     about = f"Bench `{_name(runs)}`, one batch of synthetic images."
@@ -235,6 +241,7 @@ FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
     "attention_by_bits": attention_by_bits,
     "error_cost": error_cost,
     "curvature": curvature,
+    "straight_through": straight_through,
     "loss_surface": loss_surface,
     "ablations": ablations.drawing,
 }

@@ -216,6 +216,8 @@ def attention_side_by_side(
     top = max(teacher_spatial.max(), student_spatial.max())
     difference = student_spatial - teacher_spatial
     reach = np.abs(difference).max()
+    spatial_kl = _kl(*(m.reshape(count, -1) for m in spatial))
+    channel_kl = _kl(teacher_channel, student_channel)
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             count, 5, figsize=(10.4, 1.9 * count), squeeze=False, width_ratios=(1, 1, 1, 1, 2.1),
@@ -227,7 +229,10 @@ def attention_side_by_side(
             seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
             axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
             signed = axes[3].imshow(difference[row], cmap="RdBu_r", vmin=-reach, vmax=reach)
+            axes[3].set_xlabel(f"KL {spatial_kl[row]:.3f} nats", fontsize=8)
             _paired_bars(axes[4], teacher_channel[row], student_channel[row], last=row == count - 1)
+            axes[4].text(1, 0.99, f"KL {channel_kl[row]:.3f} nats", fontsize=8, ha="right",
+                         va="top", transform=axes[4].transAxes)  # fmt: skip
             for panel in axes[:4]:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
@@ -262,14 +267,22 @@ def attention_side_by_side(
         alt=(
             f"{title}. For {count} images of classes {', '.join(labels)}: teacher's and student's "
             f"spatial attention, their difference and channel attention. Largest difference at one "
-            f"place {reach:.2f}; they differ most, on average, on class {worst}."
+            f"place {reach:.2f}; they differ most, on average, on class {worst}. Mean KL: spatial "
+            f"{spatial_kl.mean():.3f}, channel {channel_kl.mean():.3f} nats."
         ),
         caption=(
-            f"{title}. Spatial attention of teacher and student on one scale, the signed "
-            "difference (red: the student looks there more), channel attention. Real test images. "
-            "CSV: channel attention."
+            f"{title}: refined feature distillation in one layer. Spatial attention of teacher and "
+            "student on one scale, the signed difference (red: the student looks there more), "
+            "channel attention, and for each image the two losses, KL(teacher || student). Real "
+            "test images. CSV: channel attention."
         ),
     )
+
+
+def _kl(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """KL(teacher || student) in nats of each row, divided by its sum first."""
+    p, q = (np.maximum(m / m.sum(axis=1, keepdims=True), 1e-12) for m in (teacher, student))
+    return np.asarray((p * np.log(p / q)).sum(axis=1))
 
 
 def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
@@ -279,6 +292,7 @@ def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: boo
         places + 0.2, student, 0.4, color=_COLOURS[1], label="student", hatch="//", edgecolor="w"
     )
     axes.set_ylabel("weight", fontsize=8)
+    axes.set_ylim(top=1.18 * max(teacher.max(), student.max()))  # room for the number
     axes.tick_params(labelsize=8)
     if last:
         axes.set_xlabel("channel", fontsize=9)

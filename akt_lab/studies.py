@@ -4,17 +4,21 @@ They lie in `studies/` beside the runs; remove that folder to have them made aga
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.capture import capture_maps, residual_bodies
+from akt_lab.curvature import asymmetry as field_asymmetry
 from akt_lab.curvature import (
     filter_normalised_directions,
     hessian,
@@ -27,6 +31,7 @@ from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
 from akt_lab.errors import AktError
 from akt_lab.gradients import Case, grid, make_student, study, synthetic_batches
 from akt_lab.methods import get_method
+from akt_lab.quantizer import GRADIENTS
 from akt_lab.runs import Run, write_whole
 from akt_lab.tracing import trace as graph_of
 from akt_lab.training import load_student
@@ -64,16 +69,38 @@ def batch_size(bench: Bench) -> int:
 
 
 def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
-    """`gradients.study` over every case of `gradients.grid`."""
+    """`gradients.study` over every case of `gradients.grid`: a task a seed and bit-width."""
 
     def make() -> pd.DataFrame:
-        bench, tables = bench_of(runs), []
+        bench = bench_of(runs)
+        nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
+        light = replace(bench, images=nothing, labels=bench.labels[:0])  # for the workers
+        tasks = []
         for seed in SEEDS:
             images = synthetic_batches(bench, STEPS, batch_size(bench), seed)
-            tables.append(study(bench, grid(), images, seed=seed, progress=progress))
-        return pd.concat(tables, ignore_index=True)
+            for bits, cases in groupby(sorted(grid(), key=_bits), key=_bits):
+                about = f"seed {seed}, {bits or 'full precision'}"
+                task = delayed(study)(light, list(cases), images, seed=seed, progress=False)
+                tasks.append((about, task))
+        return pd.concat(_side_by_side(tasks, progress), ignore_index=True)
 
     return kept(runs, "gradients", make)
+
+
+def _bits(case: Case) -> int:
+    return case.bits
+
+
+def _side_by_side(tasks: Sequence[tuple[str, Any]], progress: bool) -> list[pd.DataFrame]:
+    """Each task in a process of one thread, a process a core: small networks fill no second one."""
+    found = []
+    with parallel_config("loky", inner_max_num_threads=1):
+        ends = Parallel(n_jobs=cpu_count(), return_as="generator")(task for _, task in tasks)
+        bar = tqdm(zip(tasks, ends, strict=True), total=len(tasks), disable=not progress)
+        for (about, _), table in bar:
+            bar.set_description(f"gradients: {about}")
+            found.append(table)
+    return found
 
 
 # ---- attention ----------------------------------------------------------------------------------
@@ -181,6 +208,30 @@ def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Any) ->
     about = {"bits": bits, "sharpness": sharpness}
     about |= {"trace": whole.value, "trace_error": whole.error}
     return {**about, "eigenvalue": values[0], "residual": residuals[0]}
+
+
+def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+    """`curvature.asymmetry` of the teacher and of rounded students.
+
+    Returns:
+        Rows of bits (0: full precision), gradient (the straight-through rule), ratio and error.
+    """
+
+    def make() -> pd.DataFrame:
+        bench = bench_of(runs)
+        calibration = synthetic_batches(bench, 10, batch_size(bench))
+        x = calibration[0][0]
+        with torch.no_grad():
+            logits = bench.teacher(x)
+        cases = [Case(0), *(Case(b, gradient=rule) for rule in GRADIENTS for b in CURVED_BITS)]
+        rows = []
+        for case in tqdm(cases, unit="case", disable=not progress, desc="asymmetry"):
+            found = field_asymmetry(make_student(bench.teacher, case, calibration), x, logits)
+            about = {"bits": case.bits, "gradient": case.gradient if case.bits else "exact"}
+            rows.append({**about, "ratio": found.value, "error": found.error})
+        return pd.DataFrame(rows)
+
+    return kept(runs, "asymmetry", make)
 
 
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:

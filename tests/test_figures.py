@@ -95,7 +95,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     sums = attention.groupby("image")[["teacher", "student"]].sum()
     assert np.allclose(sums, 1, atol=1e-4)
     assert "## Verdicts" in page
-    assert len(list((folder / "studies").glob("*.csv"))) == 5
+    assert len(list((folder / "studies").glob("*.csv"))) == 6
     monkeypatch.setattr(studies, "load_bench", None)  # a second making would fail
     gallery.draw(["gradients_by_layer", "error_cost"], runs, tmp_path)
     with pytest.raises(UsageError, match="did you mean 'synthetic_images'"):

@@ -12,9 +12,9 @@ PACKAGE = ROOT / "akt_lab"
 ORDER = """
     errors downloads memory tracing quantizer attention losses generator capture smooth curvature
     errorcost compiled runs digits images known benches methods pool checkpoint step training
-    gradients studies results grid live worker sweep tables plots
-    analysis_plots verdicts diagrams dotplot curves demo ablations gallery doctor options many
-    course cli
+    gradients studies results grid live worker sweep resampling tables plots
+    analysis_plots field_plots verdicts diagrams dotplot curves demo ablations gallery
+    doctor options many course cli
 """.split()
 ALONE = set(
     """

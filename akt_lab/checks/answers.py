@@ -96,6 +96,7 @@ def expect_number(got: Any, what: str) -> float:
     expect(got is not None, "{} is None: does the function end in a return?", what)
     if isinstance(got, Tensor):
         expect(got.numel() == 1, "{} has shape {}, expected one number", what, tuple(got.shape))
+        got = got.detach()  # a float of a tensor that needs a gradient warns
     try:
         number = float(got)
     except (TypeError, ValueError):

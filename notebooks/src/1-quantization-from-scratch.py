@@ -79,8 +79,9 @@ show(
 # A value $x$ becomes a whole number $q$ between 0 and $2^{bits}-1$, and $q$ becomes a value again:
 #
 # $$q = \mathrm{clamp}\left(\mathrm{round}\left(\frac{x}{scale}\right) + zero\_point,\;
-# 0,\; 2^{bits}-1\right)
-# \qquad \hat x = (q - zero\_point) \cdot scale$$
+# 0,\; 2^{bits}-1\right)$$
+#
+# $$\hat x = (q - zero\_point) \cdot scale$$
 #
 # Doing both at once, so that $\hat x$ is a floating-point number on the grid, is called **fake
 # quantization**. It shows exactly what the chip will compute, on any computer.
@@ -110,14 +111,26 @@ print("levels", [(q - zero_point) * scale for q in range(2**bits)])
 # `affine_quantize(x, bits)` takes a tensor of any shape and gives back a tensor of the same shape,
 # with every value on the grid that spans the tensor's own range.
 #
-# <details><summary>Hint 1: what to do</summary>Five lines: low, high, scale, zero point, and then
-# the two formulas above. `x.min()` and `x.max()` give tensors; keep them tensors.</details>
+# <details><summary>Hint 1: what to do</summary>
 #
-# <details><summary>Hint 2: zero</summary>`x.min().clamp(max=0)` is the smaller of the minimum
-# and 0.</details>
+# Five lines: low, high, scale, zero point, and then
+# the two formulas above. `x.min()` and `x.max()` give tensors; keep them tensors.
 #
-# <details><summary>Hint 3: nearly there</summary>`q = (x / scale).round() + zero_point`, then
-# `q.clamp(0, 2**bits - 1)`; the answer is `(q - zero_point) * scale`.</details>
+# </details>
+#
+# <details><summary>Hint 2: zero</summary>
+#
+# `x.min().clamp(max=0)` is the smaller of the minimum
+# and 0.
+#
+# </details>
+#
+# <details><summary>Hint 3: nearly there</summary>
+#
+# `q = (x / scale).round() + zero_point`, then
+# `q.clamp(0, 2**bits - 1)`; the answer is `(q - zero_point) * scale`.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -307,14 +320,26 @@ _ = ipywidgets.interact(draw, bits=bits, clip=clip)
 # `best_clip(x, bits, candidates)` gives back the one of `candidates` (a 1-d tensor) whose grid, from
 # 0 up to it, has the smallest mean squared error on `x`.
 #
-# <details><summary>Hint 1: what to compare</summary>The error of *all* of x, clipped values
-# included, as in `errors` above.</details>
+# <details><summary>Hint 1: what to compare</summary>
 #
-# <details><summary>Hint 2: a loop</summary>`quantize(x, bits, 0, clip)` for each clip, and
-# the mean of the squared difference.</details>
+# The error of *all* of x, clipped values
+# included, as in `errors` above.
 #
-# <details><summary>Hint 3: the end</summary>`torch.stack(found).argmin()` is a place; the
-# answer is `candidates` at that place.</details>
+# </details>
+#
+# <details><summary>Hint 2: a loop</summary>
+#
+# `quantize(x, bits, 0, clip)` for each clip, and
+# the mean of the squared difference.
+#
+# </details>
+#
+# <details><summary>Hint 3: the end</summary>
+#
+# `torch.stack(found).argmin()` is a place; the
+# answer is `candidates` at that place.
+#
+# </details>
 
 
 # %% tags=["exercise"]

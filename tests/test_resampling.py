@@ -1,0 +1,57 @@
+"""Intervals of many experiments at once: closed forms, SciPy, and how often they hold."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from akt_lab.dotplot import gains
+from akt_lab.errors import AktError
+from akt_lab.resampling import bootstrap_intervals, covers, seeds_needed, t_intervals
+from akt_lab.tables import load, mean_interval, summarise
+
+RNG = np.random.default_rng(0)
+
+
+def test_t_intervals_are_the_table_s():
+    samples = RNG.normal(1, 2, size=(4, 5))
+    for found, values in zip(t_intervals(samples), samples, strict=True):
+        assert found == pytest.approx(mean_interval(values.tolist())[1:])
+
+
+def test_bootstrap_is_scipy_s():
+    sample = RNG.exponential(2, size=25)
+    theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="percentile", rng=1)
+    expected = theirs.confidence_interval
+    found = bootstrap_intervals(sample[None], draws=20_000)[0]
+    assert found == pytest.approx([expected.low, expected.high], abs=0.03)
+
+
+def test_with_three_values_the_ends_are_the_least_and_the_largest():
+    samples = RNG.normal(size=(50, 3))
+    found = bootstrap_intervals(samples)
+    np.testing.assert_allclose(found, np.sort(samples)[:, [0, 2]])
+    many = bootstrap_intervals(RNG.normal(size=(4000, 3)))
+    assert covers(many, 0).mean() == pytest.approx(0.75, abs=0.03)  # 1 - 2 (1/2)^3
+    assert covers(t_intervals(RNG.normal(size=(4000, 3))), 0).mean() == pytest.approx(
+        0.95, abs=0.02
+    )
+
+
+def test_seeds_needed_is_the_first_that_does():
+    for spread, resolution in ((0.7, 0.5), (1.0, 0.1)):
+        seeds = seeds_needed(spread, resolution)
+        half = [stats.t.ppf(0.975, n - 1) * spread / n**0.5 for n in (seeds - 1, seeds)]
+        assert half[1] <= resolution < half[0]
+    assert seeds_needed(0.01, 5.0) == 2
+    with pytest.raises(AktError, match="too fine"):
+        seeds_needed(10, 1e-3)
+
+
+def test_gains_are_drawn_with_their_intervals(request):
+    runs = load([request.config.rootpath / "results" / "photographs.jsonl"])
+    drawing = gains(summarise(runs))
+    assert len(drawing.data) == 2
+    assert all(name in drawing.alt for name in drawing.data["name"])
+    bars = drawing.figure.axes[0].containers
+    for (_, _, (bar,)), row in zip(bars, drawing.data.itertuples(), strict=True):
+        assert bar.get_segments()[0][:, 0] == pytest.approx([row.gain_last_low, row.gain_last_high])
