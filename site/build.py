@@ -6,7 +6,6 @@ writes build/site. Widgets need a kernel, so each is replaced by what it shows f
 
 import argparse
 import html
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from nbformat import NotebookNode
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 VIEW, STATE = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("view", "state"))
-HINT = re.compile(r"(<details><summary>.*?</summary>)(.*?)</details>", re.DOTALL)
 CONTROLS = ("Slider", "Dropdown", "Button", "Checkbox", "Play", "Text", "Radio")
 
 
@@ -36,9 +34,6 @@ def gather(notebooks: Path, source: Path) -> None:
     shutil.copy(ROOT / "notebooks" / "START-HERE.md", source / "start-here.md")
     for place in found:
         book = nbformat.read(place, as_version=4)
-        for cell in book.cells:
-            if cell.cell_type == "markdown":  # between blank lines, a hint's text is Markdown too
-                cell.source = HINT.sub(r"\1\n\n\2\n\n</details>", cell.source)
         nbformat.write(without_widgets(book), source / "notebooks" / place.name)
 
 
