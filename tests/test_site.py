@@ -21,8 +21,12 @@ Inline $\hat x \in [low, high]$, and a block:
 $$q = \mathrm{clamp}\left(\mathrm{round}\left(\frac{x}{s}\right) + z,\; 0,\; 2^{b}-1\right)
 \qquad \|x\|_2 \cdot \sum_i \alpha_i$$
 
-<details><summary>Hint 1: a word</summary>Call `x.min()`
-for $\sigma^2$.</details>
+<details><summary>Hint 1: a word</summary>
+
+Call `x.min()`
+for $\sigma^2$.
+
+</details>
 """
 
 pytestmark = pytest.mark.slow
