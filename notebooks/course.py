@@ -135,6 +135,8 @@ def pack(target: Path) -> None:
     subprocess.run(command, check=True, cwd=root)
     files = {place: f"notebooks/{place.name}" for place, _ in map(places, SOURCES)}
     files |= {file: f"results/{file.name}" for file in (root / "results").glob("*.jsonl")}
+    for name in ("gradients_by_bits", "error_cost"):  # what notebook 6 judges by
+        files |= {root / "figures" / f"{name}.csv": f"figures/{name}.csv"}
     files |= {max(wheels.glob("akt_lab-*.whl")): max(wheels.glob("akt_lab-*.whl")).name}
     files |= {HERE / "START-HERE.md": "START-HERE.md"}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:

@@ -84,7 +84,8 @@ show(
 # $$\hat x = (q - zero\_point) \cdot scale$$
 #
 # Doing both at once, so that $\hat x$ is a floating-point number on the grid, is called **fake
-# quantization**. It shows exactly what the chip will compute, on any computer.
+# quantization**. It shows on any computer what whole-number arithmetic on that grid computes, but
+# for last digits (notebook 8 puts this to the test).
 
 # %% [markdown]
 # Where do the two numbers come from? From the range $[low, high]$ that the grid must cover:
@@ -181,12 +182,13 @@ panels[0].legend(frameon=False, fontsize=8)
 show(
     figure,
     alt="Three staircases over the range -1 to 2 with 4, 8 and 16 levels, and their errors.",
-    reading="One bit more halves the step and with it the error; beyond -1 and 2 no bit helps.",
+    reading="One bit more at least halves the step, and with it the largest error; outside, none helps.",
 )
 
 # %% [markdown]
-# **One bit more halves the step.** So the mean *squared* error should fall to a quarter. Does it, on
-# the real weights?
+# **One bit more about halves the step** (there are 3, 7, 15, 31 ... gaps: a little more than half,
+# most of all from 2 to 3 bits). So the mean *squared* error should fall to about a quarter. Does it,
+# on the real weights?
 
 # %%
 previous = None
@@ -268,17 +270,19 @@ def errors(bits):
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2))
+smallest = []
 for bits, colour, dash in ((2, "#d55e00", ":"), (3, "#e69f00", "--"), (4, "#0072b2", "-")):
     curve = errors(bits)
     axes.plot(clips / a.max(), 100 * curve, dash, color=colour, label=f"{bits} bits")
     best = int(curve.argmin())
     axes.plot(clips[best] / a.max(), 100 * curve[best], "o", color=colour)
+    smallest.append(f"{bits} bits at {clips[best] / a.max():.2f}")
 axes.set(xlabel="clip, as a fraction of the maximum", ylabel="squared error (%)", yscale="log")
 axes.legend(frameon=False)
 show(
     figure,
-    alt="Error against clip for 2, 3 and 4 bits: each falls, has a minimum (dot), and rises again.",
-    reading="Left of the dot clipping costs most, right of it rounding. Fewer bits: clip earlier.",
+    alt=f"Error against clip. Smallest, as a fraction of the maximum: {', '.join(smallest)}.",
+    reading="Left of the dot clipping costs most, right of it rounding. Do few bits want it early?",
 )
 
 # %% [markdown]
@@ -357,7 +361,8 @@ checks.best_clip(best_clip)
 # %% [markdown]
 # ## The gradient of a staircase
 #
-# One problem is left for the next notebooks. The student must be *trained*, and the slope of a
+# One problem is left for the next notebooks. The rounded copy of the teacher, the **student**, must
+# be *trained*, and the slope of a
 # staircase is 0 almost everywhere: no gradient comes through. The usual way out is the
 # **straight-through estimator**: going forward, round; going backward, pretend that nothing was
 # rounded. It is a white lie, and notebook 7 measures how large it is.
@@ -385,7 +390,7 @@ for rule in ("identity", "clipped"):
 #
 # - Fake quantization rounds to a grid of $2^{bits}$ values and comes back as a float.
 # - Scale and zero point follow from a range; zero is always on the grid.
-# - A bit less doubles the step, so the squared error grows about fourfold.
+# - A bit less about doubles the step, so the squared error grows about fourfold.
 # - Weights get a grid per output channel. Activations get a frozen range, observed on images.
 # - Clipping trades a large error on few values for a smaller one on many; the fewer the bits, the
 #   more it pays.

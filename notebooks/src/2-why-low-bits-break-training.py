@@ -41,7 +41,8 @@ BITS = (0, 8, 5, 4, 3, 2)  # 0 stands for full precision
 # ## Teacher and student
 #
 # The **teacher** is the trained network of notebook 1. A **student** starts as a copy of it in which
-# every weight and every activation is rounded to $k$ bits. Its activation ranges must be observed
+# the weights of every convolution and linear layer, and every ReLU's output, are rounded to $k$ bits.
+# (The input, batch norms, the sums of residual units and biases are not.) Its activation ranges must be observed
 # on images. The training images are gone, so a **generator**, a small network that turns noise into
 # images, makes some up. How it learns to do that is the next notebook; take them as given.
 
@@ -100,8 +101,11 @@ show(figure, alt=f"Accuracy by bits without any training. {listed}.",
 #
 # ## What the paper says
 #
-# The student learns by **distillation**: it is pulled towards the teacher's outputs. With logits
-# $s$ (student) and $t$ (teacher), softened by a temperature $T = 20$,
+# The student learns by **distillation**: it is pulled towards the teacher's outputs. The **logits**
+# are a network's last numbers, one for each class, before the softmax: $s$ the student's, $t$ the
+# teacher's. Both are divided by a **temperature** $T = 20$, which makes their softmaxes flatter. The
+# **Kullback-Leibler divergence** $KL(p\,\|\,q)=\sum_k p_k \ln(p_k/q_k)$ then says how far $q$ is from
+# $p$ (notebook 4 has more of it):
 #
 # $$L_{KL} = T^2 \; KL\big(\mathrm{softmax}(t/T)\;\|\;\mathrm{softmax}(s/T)\big)$$
 #
@@ -351,8 +355,10 @@ show(figure, alt=f"Raw norm, ratio and cosine by bits. {' '.join(map(describe, l
 # %% [markdown]
 # Read them together, the first step of `ce` first:
 #
-# - If the ratio changes much less than the raw norm of `kd` does, then most of that climb is the
-#   *loss's*, not the rounding's.
+# - At the first step all students have the teacher's weights, so the yardstick is one number, and
+#   `ce`'s ratio grows exactly as its raw norm does. Compare that with the raw norm of `kd`: what `kd`
+#   climbs beyond it goes with `kd`'s own loss, which is almost 0 at 8 bits. (Part of `ce`'s climb may
+#   be its loss's, too.)
 # - If the cosine falls towards 0, the gradient has lost its *direction*: the student is sent
 #   somewhere else than the network that it imitates. That hurts whatever its length.
 #

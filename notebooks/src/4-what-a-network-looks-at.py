@@ -42,7 +42,7 @@ JUDGED = 1000  # test images, at most, for accuracies and mean divergences
 # ## A teacher and its students
 #
 # Notebook 1 rounded numbers. Here we round a whole network and ask what this does to its
-# **inside**. A student is the teacher with weights and activations on a grid of $2^{bits}$ values.
+# **inside**. A student is the teacher with its weights and its ReLUs' outputs on a grid of $2^{bits}$ values.
 # Nothing is trained yet. Its activation ranges are observed on real images: zero-shot quantization
 # may not do so, but today the question is another one.
 
@@ -252,7 +252,9 @@ for variant in ("paper", "code"):
 #
 # ## Layer by layer
 #
-# Now for all bit-widths, averaged over test images. Your three predictions are answered here.
+# Now for all bit-widths, averaged over test images. Careful with prediction 2: a softmax of mean
+# squares depends on how *large* the values are, and the spatial map does not. So do not compare the
+# heights of the two panels, but their shapes: from which bit-width on does each rise?
 
 
 # %%
@@ -285,7 +287,7 @@ said = "; ".join(
     f"{b} bits {apart[b][:, 0].mean():.1e} and {apart[b][:, 1].mean():.1e}" for b in BITS
 )
 show(figure, alt=f"KL of spatial and channel attention by layer. Means over layers: {said}.",
-     reading="Higher: student and teacher look at different things. Both panels share one axis.")  # fmt: skip
+     reading="Higher: student and teacher look at different things. Compare shapes, not the panels' heights.")  # fmt: skip
 
 # %%
 for number, name in enumerate(("spatial", "channel")):
@@ -297,7 +299,7 @@ for number, name in enumerate(("spatial", "channel")):
 #
 # Choose an image, a layer and the bits. The two maps share one scale; the difference has its own,
 # with white at 0. If you find an image on which the student is **wrong**, look for the
-# layer where it goes astray. (Without a running kernel: the pictures above show the same for four images.)
+# layer where it goes astray. (Without a running kernel: the picture above shows four images, in one layer, at 3 bits.)
 
 
 # %%

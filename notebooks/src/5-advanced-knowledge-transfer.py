@@ -261,9 +261,10 @@ from akt_lab.gradients import gradients_of
 reference = gradients_of(student, teacher, x, y, "kd", layers)
 for loss in ("published", "code", "paper"):
     found = gradients_of(student, teacher, x, y, loss, layers, lam)
-    change = sum((found[n] - g).square().sum() for n, g in reference.items()).sqrt()
+    own = 0.5 if loss == "paper" else 1.0  # the share that the plain loss keeps
+    change = sum((found[n] - own * g).square().sum() for n, g in reference.items()).sqrt()
     size = sum(g.square().sum() for g in reference.values()).sqrt()
-    print(f"{loss:10} changes the plain loss's gradient by {100 * change / size:.1f}% of its norm")
+    print(f"{loss:10} the features' gradient: {100 * change / size:.1f}% of the plain loss's")
 
 # %% [markdown]
 # ## Stretch exercise: a detector
@@ -321,7 +322,8 @@ checks.dead_terms(dead_terms)
 #
 # The student's activation ranges are **exponential moving averages**: each batch moves the range a
 # tenth of the way. Such an average starts too low, so it is corrected by $1 / (1 - 0.9^n)$ after $n$
-# batches. The codes of this family, from GDFQ on, do this too (`ranges="ema_legacy"`). Feed both with
+# batches. The codes of this family, from GDFQ on, have this correction too, but they store the
+# *corrected* value, and the next batch averages and corrects that (`ranges="ema_legacy"`). Feed both with
 # batches whose largest value is always 1. **Predict both curves.**
 
 # %%
@@ -352,8 +354,7 @@ show(
 )
 
 # %% [markdown]
-# The code writes the *corrected* value back, and corrects it again at the next batch: the factors
-# multiply. A long warm-up forgets this; the papers' has 800 batches. A short one does not: after 20
+# Corrected again at each batch, the factors multiply. A long warm-up forgets this; the papers' has 800 batches. A short one does not: after 20
 # updates the grid spans thousands of times what it should, and all values round to 0. All our own runs correct
 # once.
 

@@ -323,17 +323,19 @@ for name, network in cases.items():
     print(f"{name:30} {traces[name].value:10.4g} ± {traces[name].error:.2g}")
 
 # %%
+from scipy.stats import t as student_t
+
 figure, axes = plt.subplots(figsize=(7.5, 2.8))
 marks = "oDsDs"
+factor = student_t.ppf(0.975, PROBES - 1)  # Student's t, as in notebook 6
 for place, (name, estimate) in enumerate(traces.items()):
     colour = looks[name.split(", sharp")[0]][0]
-    axes.errorbar(
-        estimate.value, place, xerr=1.96 * estimate.error, fmt=marks[place], color=colour, capsize=3
-    )
+    bar = factor * estimate.error
+    axes.errorbar(estimate.value, place, xerr=bar, fmt=marks[place], color=colour, capsize=3)
 axes.set_yticks(range(len(traces)), list(traces))
 axes.invert_yaxis()
 axes.set_xlabel(f"trace of the Hessian, {PROBES} probes")
-listed = "; ".join(f"{n} {e.value:.3g} ± {1.96 * e.error:.2g}" for n, e in traces.items())
+listed = "; ".join(f"{n} {e.value:.3g} ± {factor * e.error:.2g}" for n, e in traces.items())
 show(figure, alt=f"Traces with 95% bars: {listed}.",
      reading="Bars: 95%, of the probes only. Compare students at the same sharpness.")  # fmt: skip
 
@@ -400,14 +402,17 @@ print(f"the first is {100 * values[0] / exact:.0f}% of the trace, of {small.shap
 # %% [markdown]
 # ## Which error is the costly one?
 #
-# AKT distils spatial and channel attention because errors *there* are said to matter most. That can
-# be asked without any stand-in: take a feature map of the full-precision teacher, round it, and call
-# the change $e$. The loss has its minimum there, so to second order the error costs
+# AKT distils spatial and channel attention. That pays if errors *there* are the costly ones, which can
+# be asked without a smooth staircase: take a feature map of the full-precision teacher, round it, and
+# call the change $e$. (Our students do not round at this place; $e$ stands for the error that arrives
+# here from rounded weights and activations, and the real one may point elsewhere.) The loss has its
+# minimum there, so to second order the error costs
 #
 # $$\tfrac12\, e \cdot H e \qquad \text{with } H \text{ taken in the map, not in the weights.}$$
 #
 # Now split $e$: the **spatial** part changes the energy at each place, the **channel** part the
-# energy of each channel (the two overlap), and the **rest** changes neither.
+# energy of each channel (the two overlap), and the **rest** changes neither, to first order: a large
+# rest adds its own squares to both.
 #
 # **Predict:** which part holds most of the squared error? And which costs most *per square*?
 

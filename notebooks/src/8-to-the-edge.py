@@ -3,7 +3,7 @@
 #
 # After this notebook you can
 #
-# - melt a batch norm into the convolution before it, and say why that is done *before* quantizing,
+# - melt a batch norm into the convolution before it, and say what that does to the grids,
 # - run a quantized network in **whole numbers**, and show that fake quantization told the truth,
 # - count the bytes and the accumulator bits that a network needs on a small device.
 #
@@ -47,7 +47,7 @@ JUDGE = 1000  # images, at most, on which accuracy is measured
 # It exports nothing: no ONNX file, no run in another program, no chip, no timing. Everything is
 # computed here, with whole numbers in place of a device. Some things stay in floating point, as they
 # do all through this package: the input of the first layer, the sums where a skip joins, the pooled
-# features with the last layer, biases, and the multiplication by a scale after each layer. (A device without
+# features that the last layer reads (its weights are rounded all the same), biases, and the multiplication by a scale after each layer. (A device without
 # floating point replaces that multiplication by one of whole numbers and a shift.)
 #
 # To observe ranges we use real images, without their labels. With the training data gone they
@@ -208,7 +208,7 @@ draw_bytes(folded, "folded")
 # %% [markdown]
 # ## Fold first, then quantize?
 #
-# Folding multiplies each filter by a factor of its own, and these factors differ widely. **Predict:**
+# Folding multiplies each filter by a factor of its own, and these factors differ. **Predict:**
 # at 3 bits, does that make the weights' rounding error (relative to the weights) larger, if the layer
 # has *one* grid? And if each output channel has its own?
 
@@ -263,9 +263,10 @@ print(f"{100 * torch.cat(kept_same).float().mean():.1f}% of the whole numbers ar
 # %% [markdown]
 # With a grid for each channel the factor changes the **scale** and nothing else: range and weights
 # grow together, so the whole numbers stay. (A negative factor mirrors the grid, which can move some by
-# one step. And the error above counts large filters for more than before.) That is why scales are per output channel in the first place: *the batch norm's
-# factor is folded into them, free of charge*. A layer with one grid has to pay with levels, and at 3
-# bits it has eight.
+# one step. And the error above counts large filters for more than before.) So with scales per output channel *the batch norm's
+# factor is folded into them, free of charge*: one more reason for them, beside notebook 1's. With one
+# grid a layer, filters whose factor is small are left with fewer levels; the means above say what
+# that costs here.
 #
 # ## In whole numbers
 #
@@ -443,10 +444,10 @@ show(figure, alt=f"Accuracy against size: 32 bits {full:.1f} kB {top:.1f}%, {lis
      reading="Numbers: bits. Grey: 95% interval over the images. Left is smaller, up is better.")  # fmt: skip
 
 # %% [markdown]
-# **What does a chip gain** that has no 3-bit arithmetic? Memory only. It has to unpack each weight
-# into a number that it can multiply, say of 8 bits, and multiplies no faster than at 8 bits. Whether
-# 3 bits are worth it depends on whether storage or arithmetic is what the device is short of. This
-# notebook measures neither time nor energy, so it claims nothing about them.
+# **What does a chip gain** that has no 3-bit arithmetic? Memory, for certain. Its multiplications are
+# those of 8 bits, after each weight has been unpacked. Moving fewer bytes may save time and energy,
+# unpacking costs some; which of the two wins has to be measured on the device. This notebook measures
+# neither.
 #
 # ## Explore
 #
@@ -535,8 +536,9 @@ checks.pack(pack)
 # We say: fake quantization shows what a device will compute. That holds for *our* whole numbers. A
 # real runtime may round halves upwards where we round them to even, keep the residual sums in 8 bits,
 # or merge two layers. Which single test would you trust? Take the device, feed it the same images, and
-# count on how many the *class* differs. If that is more than the grey intervals above allow, this
-# notebook has described another machine.
+# count on how many the *class* differs. Our two computations above agreed on the share of images that
+# was printed; on clearly fewer, and this notebook has described another machine. (The grey intervals
+# are no yardstick: they are about other images, and here the images are the same.)
 
 # %% [markdown]
 # ## Recap
