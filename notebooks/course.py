@@ -10,6 +10,7 @@ the small sizes that tests run it with; `budget=` in the first cell, its minutes
 """
 
 import argparse
+import asyncio
 import copy
 import os
 import re
@@ -93,7 +94,8 @@ def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode, float
             cells.append(nbformat.v4.new_code_cell(cell.metadata.smoke))
     book.cells = cells
     start = time.monotonic()
-    NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}})
+    asyncio.run(client.async_execute())
     return book, time.monotonic() - start
 
 

@@ -9,24 +9,29 @@ from akt_lab.cli import main
 from akt_lab.results import read
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SHOWN = re.findall(r"akt-lab table --results (results/\w+\.jsonl)", README)
+FILES = sorted((ROOT / "results").glob("*.jsonl"))
+PAGES = [(ROOT / name).read_text() for name in ("README.md", "results/README.md")]
+SHOWN = [
+    (page, name)
+    for page in PAGES
+    for name in re.findall(r"akt-lab table --results (results/\w+\.jsonl)", page)
+]
 
 
-def test_there_is_something_to_check():
-    assert SHOWN
+def test_every_file_is_shown():
+    assert {name for _, name in SHOWN} == {f"results/{p.name}" for p in FILES}
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_readme_shows_the_command_s_table(name, capsys):
+@pytest.mark.parametrize(("page", "name"), SHOWN, ids=[name for _, name in SHOWN])
+def test_a_page_shows_the_command_s_table(page, name, capsys):
     assert main(["table", "--results", str(ROOT / name)]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) > 2
     for row in rows[2:]:  # below the heading
-        assert row in README
+        assert row in page
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_lines_are_whole_and_name_no_place(path):
     lines = read(path)
     assert len({line["run"] for line in lines}) == len(lines)
