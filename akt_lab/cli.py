@@ -18,6 +18,7 @@ from akt_lab.errors import AktError, UsageError
 from akt_lab.options import SETTING_OPTIONS, positive
 
 DEMO_RUNS = Path("runs/demo")
+FIGURES = Path("figures")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="digits: teacher to students at 2, 3, 4 bits, in minutes"
     )
     demo.add_argument("--out", type=Path, default=DEMO_RUNS, help="folder for the runs")
-    demo.add_argument(
-        "--figures", type=Path, default=Path("figures"), help="folder for the figures"
-    )
+    demo.add_argument("--figures", type=Path, default=FIGURES, help="folder for the figures")
     demo.add_argument("--seed", type=int, default=0, help="random seed")
     demo.add_argument("--workers", type=positive, help="runs side by side (default: one a core)")
     demo.add_argument("--steps", type=positive, default=50, help="steps an epoch")
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--runs", type=Path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
     )
-    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures")
+    figures.add_argument("--out", type=Path, default=FIGURES, help="folder for the figures")
 
     methods = commands.add_parser("methods", help="list the methods: source, equations, settings")
     methods.add_argument("--json", action="store_true", help="print them as JSON")
@@ -225,7 +224,9 @@ def _figures(options: argparse.Namespace) -> int:
 
     if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
         demo.run(DEMO_RUNS, seed=0, steps=50, workers=None)
-    for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out):
+    own = "" if options.runs == DEMO_RUNS else f" --runs {options.runs}"
+    own += "" if options.out == FIGURES else f" --out {options.out}"
+    for picture in gallery.draw(options.names, gallery.find_runs(options.runs), options.out, own):
         print(picture)
     return 0
 

@@ -41,8 +41,14 @@ def find_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def draw(names: Sequence[str], runs: Sequence[Run], folder: Path) -> list[Path]:
+def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str = "") -> list[Path]:
     """Draw figures by name into `folder` (without names all of the demo's), and its gallery page.
+
+    Args:
+        names: of `FIGURES`.
+        runs: what they are drawn from.
+        folder: where they go.
+        options: of the command that draws them again, for the page.
 
     Returns:
         The pictures' paths.
@@ -55,7 +61,7 @@ def draw(names: Sequence[str], runs: Sequence[Run], folder: Path) -> list[Path]:
             raise unknown("figure", name, FIGURES)
     chosen = list(names) or OF_DEMO
     for name in chosen:
-        plots.save(FIGURES[name](runs), folder, name, f"akt-lab figures {name}")
+        plots.save(FIGURES[name](runs), folder, name, f"akt-lab figures {name}{options}")
     write_page(folder)
     return [folder / f"{name}.png" for name in chosen]
 
@@ -112,6 +118,7 @@ def _curves(run: Run) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "method": settings["method"],
+            "variant": settings["variant"] if "akt" in settings["method"] else "",
             "bits": settings["weight_bits"],
             "seed": settings["seed"],
             "step": range(1, len(steps) + 1),
@@ -173,17 +180,20 @@ def synthetic_images(runs: Sequence[Run]) -> plots.Drawing:
 
 def gradients_by_bits(runs: Sequence[Run]) -> plots.Drawing:
     """Size, bursts and direction of the student's gradient by bits and loss."""
-    return analysis_plots.gradients_by_bits(summarise(studies.gradients(runs)), _images(runs))
+    found = studies.gradients(runs)
+    return analysis_plots.gradients_by_bits(summarise(found), _images(runs, found))
 
 
 def gradients_by_layer(runs: Sequence[Run]) -> plots.Drawing:
     """Where gradients grow as bits fall."""
-    return analysis_plots.gradients_by_layer(studies.gradients(runs), _images(runs))
+    found = studies.gradients(runs)
+    return analysis_plots.gradients_by_layer(found, _images(runs, found))
 
 
 def gradient_suspects(runs: Sequence[Run]) -> plots.Drawing:
     """The straight-through rule and the faulty ranges as causes of large gradients."""
-    return analysis_plots.gradient_suspects(summarise(studies.gradients(runs)), _images(runs))
+    found = studies.gradients(runs)
+    return analysis_plots.gradient_suspects(summarise(found), _images(runs, found))
 
 
 def attention_by_bits(runs: Sequence[Run]) -> plots.Drawing:
@@ -221,11 +231,14 @@ def _name(runs: Sequence[Run]) -> str:
     return spec["teacher"] or spec["bench"]
 
 
-def _images(runs: Sequence[Run]) -> str:
+def _images(runs: Sequence[Run], found: pd.DataFrame) -> str:
+    seeds = found["seed"].nunique()
+    many = (
+        f"median of {seeds} seeds, bars from the least to the largest" if seeds > 1 else "one seed"
+    )
     return (
-        f"Bench `{_name(runs)}`: every student starts as its teacher and takes {studies.STEPS} "
-        f"steps on the same synthetic images; median of {len(studies.SEEDS)} seeds, bars from the "
-        "least to the largest."
+        f"Bench `{_name(runs)}`: every student starts as its teacher and takes "
+        f"{found['step'].nunique()} steps on the same synthetic images; {many}."
     )
 
 

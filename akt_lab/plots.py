@@ -16,7 +16,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from akt_lab.errors import AktError
 
@@ -101,35 +100,29 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
             color="0.3",
             fontsize=9,
         )
-        offsets = np.linspace(-0.04, 0.04, table["method"].nunique())
-        for offset, (method, rows) in zip(
-            offsets, table.groupby("method", sort=False), strict=True
-        ):
-            rows = rows.dropna(subset="accuracy").sort_values("bits")
+        groups = list(_named(table).groupby("name", sort=False))
+        for offset, (name, rows) in zip(np.linspace(-0.04, 0.04, len(groups)), groups, strict=True):
+            rows = rows.dropna(subset="accuracy")
             if rows.empty:
                 continue
-            low, high = zip(
-                *(proportion_interval(a, images) for a in rows["accuracy"]), strict=True
-            )
-            errors = [rows["accuracy"] - np.array(low), np.array(high) - rows["accuracy"]]
-            style = METHOD_STYLE.get(str(method), {})
-            axes.errorbar(
-                rows["bits"] + offset, rows["accuracy"], errors, capsize=3, label=method, **style
-            )
+            mean = rows.groupby("bits")["accuracy"].mean()
+            ends = np.array([proportion_interval(a, images) for a in mean]).T
+            style = METHOD_STYLE.get(rows["method"].iloc[0], {})
+            axes.errorbar(mean.index + offset, mean, np.abs(ends - mean.to_numpy()), capsize=3,
+                          label=name, **style)  # fmt: skip
+            if rows["bits"].duplicated().any():
+                axes.plot(rows["bits"] + offset, rows["accuracy"], ".", color="0.3", markersize=4)
         axes.set(
             xlabel="bits of weights and activations", ylabel="top-1 accuracy (%)", ylim=(0, 108)
         )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xticks(sorted(table["bits"].unique()))
+        axes.margins(x=0.05 if table["bits"].nunique() > 1 else 2)
         axes.legend(loc="lower right", frameon=False)
     best = table.loc[table["accuracy"].idxmax()]
     listed = "; ".join(
-        f"{m}: "
-        + ", ".join(
-            f"{r.accuracy:.1f}% at {r.bits} bits"
-            for r in rows.itertuples()
-            if r.accuracy == r.accuracy
-        )
-        for m, rows in table.groupby("method", sort=False)
+        f"{name}: " + ", ".join(f"{a:.1f}% at {bits} bits" for bits, a in means.items())
+        for name, rows in groups
+        if len(means := rows.dropna(subset="accuracy").groupby("bits")["accuracy"].mean())
     )
     return Drawing(
         figure,
@@ -138,7 +131,7 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
         caption=(
             f"Top-1 accuracy after the last epoch on {images} test images of `{best.bench}`, "
             f"{_seeds(table)}. Bars: 95% Wilson interval for that many images; they say nothing "
-            "about other seeds."
+            "about other seeds. Small dots, where there are several seeds: each of them."
         ),
     )
 
@@ -147,13 +140,15 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
     """Student loss and gradient norm through training, one column a method, one line a bit-width.
 
     Args:
-        history: columns method, bits, step (of the student), loss_above_floor, gradient_norm.
+        history: columns method, variant, bits, seed, step (of the student), loss_above_floor,
+            gradient_norm.
     """
     rows_shown = (
         ("loss_above_floor", "student loss\nabove its floor (nats × T²)"),
         ("gradient_norm", "norm of the student's\nweight gradient"),
     )
-    methods = list(dict.fromkeys(history["method"]))
+    history = _named(history)
+    methods = list(dict.fromkeys(history["name"]))
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             2,
@@ -165,14 +160,14 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
         )
         for column, method in enumerate(methods):
             for axes, (quantity, label) in zip(grid[:, column], rows_shown, strict=True):
-                _lines_by_bits(axes, history[history["method"] == method], quantity)
+                _lines_by_bits(axes, history[history["name"] == method], quantity)
                 axes.set(yscale="log", ylabel=label if column == 0 else "")
             grid[0, column].set_title(method)
             grid[1, column].set_xlabel("student step")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         figure.tight_layout(rect=(0, 0.05, 1, 1))
-    medians = history.groupby(["method", "bits"], sort=False)["gradient_norm"].median()
+    medians = history.groupby(["name", "bits"], sort=False)["gradient_norm"].median()
     listed = "; ".join(f"{m} at {b} bits {v:.3g}" for (m, b), v in medians.items())
     return Drawing(
         figure,
@@ -180,8 +175,9 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
         alt=f"Loss and gradient-norm curves by bits. Median gradient norm: {listed}.",
         caption=(
             "The student's loss above the least value that it can take, and the norm of its weight "
-            "gradient, at every training step (faint) and their running median over 15 steps. The "
-            "two methods' losses are weighted differently, so compare bit-widths within a column; "
+            "gradient, at every training step (faint) and their running median over 15 steps (of "
+            "the seeds' median, where there are several). The methods' losses are weighted "
+            "differently, so compare bit-widths within a column; "
             f"{_seeds(history)}."
         ),
     )
@@ -190,9 +186,18 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
 def _lines_by_bits(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
     for bits, rows in history.groupby("bits"):
         colour, dash = BITS_STYLE.get(int(str(bits)), ("0.4", "-"))
-        axes.plot(rows["step"], rows[quantity], color=colour, alpha=0.2, linewidth=0.6)
-        smooth = rows[quantity].rolling(15, min_periods=1, center=True).median()
-        axes.plot(rows["step"], smooth, color=colour, linestyle=dash, label=f"{bits} bits")
+        for _, run in rows.groupby("seed"):
+            axes.plot(run["step"], run[quantity], color=colour, alpha=0.2, linewidth=0.6)
+        middle = rows.groupby("step")[quantity].median()
+        smooth = middle.rolling(15, min_periods=1, center=True).median()
+        axes.plot(smooth.index, smooth, color=colour, linestyle=dash, label=f"{bits} bits")
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With a column `name`: the method, and its variant where it comes in several."""
+    several = table.groupby("method")["variant"].transform("nunique") > 1
+    names = table["method"].where(~several, table["method"] + " " + table["variant"])
+    return table.assign(name=names)
 
 
 def attention_side_by_side(

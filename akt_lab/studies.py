@@ -65,6 +65,11 @@ def batch_size(bench: Bench) -> int:
     return 64 if bench.image_size <= SMALL_IMAGES else 16
 
 
+def effort(bench: Bench) -> tuple[int, Sequence[int]]:
+    """Steps and seeds of the gradient study: fewer for large images, so that it takes minutes."""
+    return (STEPS, SEEDS) if bench.image_size <= SMALL_IMAGES else (STEPS // 2, SEEDS[:1])
+
+
 # ---- gradients ----------------------------------------------------------------------------------
 
 
@@ -75,9 +80,10 @@ def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         bench = bench_of(runs)
         nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
         light = replace(bench, images=nothing, labels=bench.labels[:0])  # for the workers
+        steps, seeds = effort(bench)
         tasks = []
-        for seed in SEEDS:
-            images = synthetic_batches(bench, STEPS, batch_size(bench), seed)
+        for seed in seeds:
+            images = synthetic_batches(bench, steps, batch_size(bench), seed)
             for bits, cases in groupby(sorted(grid(), key=_bits), key=_bits):
                 about = f"seed {seed}, {bits or 'full precision'}"
                 task = delayed(study)(light, list(cases), images, seed=seed, progress=False)
@@ -129,7 +135,9 @@ def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
         if run.record.get("status") != "done":
             continue
         bits = settings["weight_bits"]
-        about = {"method": settings["method"], "bits": bits, "seed": settings["seed"]}
+        code = "akt" in settings["method"] and settings["variant"] != "paper"
+        method = f"{settings['method']} {settings['variant']}" if code else settings["method"]
+        about = {"method": method, "bits": bits, "seed": settings["seed"]}
         rounded = make_student(bench.teacher, Case(bits), calibration)
         for trained, student in ((False, rounded), (True, load_student(run, bench)[0])):
             for layer, s in _maps(student, layers, images).items():
