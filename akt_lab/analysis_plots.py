@@ -244,7 +244,7 @@ def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
             axes.set(title=f"{part} attention", yscale="log", xlabel="bits")
             axes.set_xticks(bits, [str(b) for b in bits])
             axes.xaxis.set_minor_locator(NullLocator())
-        grid[0].set_ylabel("KL(teacher ‖ student), nats, mean over layers")
+        grid[0].set_ylabel("KL(teacher ‖ student),\nnats, mean over layers")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     at = table[(table["bits"] == bits[0])]

@@ -31,7 +31,6 @@ from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
 from akt_lab.errors import AktError
 from akt_lab.gradients import Case, grid, make_student, study, synthetic_batches
 from akt_lab.methods import get_method
-from akt_lab.quantizer import GRADIENTS
 from akt_lab.runs import Run, write_whole
 from akt_lab.tracing import trace as graph_of
 from akt_lab.training import load_student
@@ -43,6 +42,7 @@ SHOWN = 200  # real images for attention
 COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
 SURFACE_BITS, POINTS = 3, 15
+PAIRS = 32  # of directions, for the asymmetry
 
 
 def bench_of(runs: Sequence[Run]) -> Bench:
@@ -222,7 +222,7 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`curvature.asymmetry` of the teacher and of rounded students.
 
     Returns:
-        Rows of bits (0: full precision), gradient (the straight-through rule), ratio and error.
+        Rows of bits (0: full precision), ratio, error (of the step), and pairs drawn.
     """
 
     def make() -> pd.DataFrame:
@@ -231,12 +231,12 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         x = calibration[0][0]
         with torch.no_grad():
             logits = bench.teacher(x)
-        cases = [Case(0), *(Case(b, gradient=rule) for rule in GRADIENTS for b in CURVED_BITS)]
+        pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
         rows = []
-        for case in tqdm(cases, unit="case", disable=not progress, desc="asymmetry"):
-            found = field_asymmetry(make_student(bench.teacher, case, calibration), x, logits)
-            about = {"bits": case.bits, "gradient": case.gradient if case.bits else "exact"}
-            rows.append({**about, "ratio": found.value, "error": found.error})
+        for bits in tqdm((0, *CURVED_BITS), unit="case", disable=not progress, desc="asymmetry"):
+            student = make_student(bench.teacher, Case(bits), calibration)
+            found = field_asymmetry(student, x, logits, pairs=pairs)
+            rows.append({"bits": bits, "ratio": found.value, "error": found.error, "pairs": pairs})
         return pd.DataFrame(rows)
 
     return kept(runs, "asymmetry", make)

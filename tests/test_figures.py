@@ -71,6 +71,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
         "CURVED_BITS": (3,),
         "PROBES": 2,
         "POINTS": 3,
+        "PAIRS": 2,
     }
     for name, value in small.items():
         monkeypatch.setattr(studies, name, value)
