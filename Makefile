@@ -28,6 +28,12 @@ notebooks: .venv/ready
 course-zip: .venv/ready
 	$(BIN)/python notebooks/course.py zip
 
+site: .venv/ready build/notebooks/8-to-the-edge.ipynb
+	$(BIN)/python site/build.py
+
+build/notebooks/8-to-the-edge.ipynb: .venv/ready
+	$(BIN)/python notebooks/course.py run
+
 clean:
 	rm -rf .venv
 

@@ -94,6 +94,7 @@ def drawing(runs: Sequence[Run]) -> Drawing:
             _panel(axes, found, changes, value)
         panels[0].set_yticks(range(len(changes)), changes)
         panels[0].set_ylim(len(changes) - 0.5, -0.5)
+        panels[0].set_xlim(right=min(100.5, panels[0].get_xlim()[1]))  # an interval may reach past
         panels[0].set_xlabel("top-1 accuracy after the last epoch (%)")
         panels[1].axvline(0, color="0.4", linestyle="--", linewidth=1)
         panels[1].set_xlabel("minus the same without features (points)")

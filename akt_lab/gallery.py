@@ -70,7 +70,7 @@ def write_page(folder: Path) -> None:
     """figures/README.md: each picture with its caption, its data and the command that makes it."""
     parts = [
         "# Figures\n\nEach is made by the command below it, from runs; nothing is drawn by hand. "
-        "`make figures` makes them all again."
+        "`make figures` makes all of the demo's again."
     ]
     if verdicts := verdicts_page(folder):
         parts.append(verdicts)
