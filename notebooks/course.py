@@ -94,7 +94,8 @@ def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode, float
             cells.append(nbformat.v4.new_code_cell(cell.metadata.smoke))
     book.cells = cells
     start = time.monotonic()
-    client = NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}})
+    limit = 240 if smoke else 1800  # seconds a cell: a kernel that hangs is told by its cell
+    client = NotebookClient(book, timeout=limit, resources={"metadata": {"path": str(folder)}})
     asyncio.run(client.async_execute())
     return book, time.monotonic() - start
 
