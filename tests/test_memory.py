@@ -11,9 +11,9 @@ import resource, torch
 from akt_lab.memory import keep_freed_memory
 assert {keep}
 pages = []
-for _ in range(6):
+for _ in range(20):  # it takes some until a freed block lies where the next one fits
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(50_000_000).sum()  # 200 MB
+    torch.ones(12_500_000).sum()  # 50 MB
     pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(min(pages[1:]))
 """
