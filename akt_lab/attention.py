@@ -87,6 +87,13 @@ def attention_divergences(
     return (spatial.sum(), channel.sum()) if variant == "code" else (spatial.mean(), channel.mean())
 
 
+def attention_by_image(teacher_map: Tensor, student_map: Tensor) -> list[tuple[float, float]]:
+    """`attention_divergences` of `paper`, image by image, for one layer's maps (B, C, H, W)."""
+    pairs = zip(student_map.split(1), teacher_map.split(1), strict=True)
+    found = (attention_divergences([s], [t]) for s, t in pairs)
+    return [(spatial.item(), channel.item()) for spatial, channel in found]
+
+
 def refined_feature_distillation(
     student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], variant: str = "paper"
 ) -> Tensor:

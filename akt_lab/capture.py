@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from akt_lab.errors import AktError, UsageError, unknown
+from akt_lab.errors import AktError, unknown
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTION = nn.modules.conv._ConvNd
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-PLACES = ("body", "sum", "relu")
 
 
 @contextmanager
@@ -121,13 +120,7 @@ def residual_bodies(network: fx.GraphModule) -> list[str]:
     Raises:
         AktError: if there is neither.
     """
-    chosen = [body for _, body in _sums(network)] or _ends(
-        [
-            n
-            for n in network.graph.nodes
-            if isinstance(_layer(network, n), (CONVOLUTION, *BATCH_NORMS))
-        ]
-    )
+    chosen = [body for _, body in residual_sums(network)] or _plain_ends(network)
     if not chosen:
         raise AktError("no convolutional feature map to distil: the network has no convolution")
     return [str(node.target) for node in chosen]
@@ -137,7 +130,7 @@ def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
+def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
     """Each sum of two branches, with the end of its body: the one with more convolutions."""
     depth: dict[fx.Node, int] = {}
     found = []
@@ -151,41 +144,8 @@ def _sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
     return [(node, body) for node, body in found if body.op == "call_module"]
 
 
-def _ends(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Those convolutions and batch norms that do not feed another one directly."""
+def _plain_ends(network: fx.GraphModule) -> list[fx.Node]:
+    """The convolutions and batch norms that do not feed another one directly."""
+    kinds = (CONVOLUTION, *BATCH_NORMS)
+    nodes = [node for node in network.graph.nodes if isinstance(_layer(network, node), kinds)]
     return [node for node in nodes if not any(user in nodes for user in node.users)]
-
-
-def map_layers(network: fx.GraphModule, place: str = "body", last: int = 0) -> list[str]:
-    """Names of the layers whose outputs are distilled: `residual_bodies`, or others to compare.
-
-    Args:
-        network: from `quantizer.trace` or `quantizer.quantize_model`; where the place is no
-            layer's output, one that does nothing is put there.
-        place: `body`, the paper's; `sum`, after the residual sum; `relu`, after the activation
-            that follows it, before its rounding.
-        last: how many of them, from the end; all where 0.
-
-    Raises:
-        UsageError: for an unknown place, or a network without residual sums.
-    """
-    if place not in PLACES:
-        raise unknown("maps", place, PLACES)
-    if place == "body":
-        return residual_bodies(network)[-last:]
-    sums = [node for node, _ in _sums(network)]
-    if not sums:
-        raise UsageError(f"maps {place!r}: the network has no residual sum; use body")
-    nodes = sums if place == "sum" else [next(iter(node.users)) for node in sums]
-    names = [_mark(network, node, f"{place}_{number}") for number, node in enumerate(nodes)]
-    network.recompile()
-    return names[-last:]
-
-
-def _mark(network: fx.GraphModule, node: fx.Node, name: str) -> str:
-    """Put a layer that does nothing after the node, so that its output has a name."""
-    network.add_submodule(name, nn.Identity())
-    with network.graph.inserting_after(node):
-        mark = network.graph.call_module(name, (node,))
-    node.replace_all_uses_with(mark, delete_user_cb=lambda user: user is not mark)
-    return name

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from akt_lab import ablations, analysis_plots, diagrams, field_plots, plots, studies
-from akt_lab.attention import channel_attention, spatial_attention
+from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
 from akt_lab.gradients import summarise
@@ -151,6 +151,7 @@ def attention_side_by_side(runs: Sequence[Run]) -> plots.Drawing:
         _showable(bench.pixels(inputs)),
         [spatial_attention(m).view(-1, *size).numpy() for m in maps],
         [channel_attention(m).numpy() for m in maps],
+        attention_by_image(*maps),
         [bench.classes[int(bench.labels[i])] for i in chosen],
         f"Layer {layer} of {bench.name}, {settings['method']} student at "
         f"{settings['weight_bits']} bits, after training",

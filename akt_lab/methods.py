@@ -10,8 +10,8 @@ from typing import Any
 
 from akt_lab import losses
 from akt_lab.attention import VARIANTS
-from akt_lab.capture import PLACES
 from akt_lab.errors import UsageError, unknown
+from akt_lab.maps import PLACES
 from akt_lab.quantizer import GRADIENTS, RANGES, check_bits
 
 PRECISIONS = ("fp32", "bf16")

@@ -204,6 +204,7 @@ def attention_side_by_side(
     images: np.ndarray,
     spatial: Sequence[np.ndarray],
     channel: Sequence[np.ndarray],
+    divergences: Sequence[tuple[float, float]],
     labels: Sequence[str],
     title: str,
 ) -> Drawing:
@@ -213,6 +214,7 @@ def attention_side_by_side(
         images: (N, S, S) or (N, S, S, 3), values 0 to 1.
         spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
         channel: teacher's and student's channel attention, (N, C) each, sums to 1.
+        divergences: spatial and channel, KL(teacher || student) in nats, a pair an image.
         labels: the classes' names.
         title: which layer of which run.
     """
@@ -221,8 +223,7 @@ def attention_side_by_side(
     top = max(teacher_spatial.max(), student_spatial.max())
     difference = student_spatial - teacher_spatial
     reach = np.abs(difference).max()
-    spatial_kl = _kl(*(m.reshape(count, -1) for m in spatial))
-    channel_kl = _kl(teacher_channel, student_channel)
+    spatial_kl, channel_kl = np.asarray(divergences).T
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             count, 5, figsize=(10.4, 1.9 * count), squeeze=False, width_ratios=(1, 1, 1, 1, 2.1),
@@ -282,12 +283,6 @@ def attention_side_by_side(
             "test images. CSV: channel attention."
         ),
     )
-
-
-def _kl(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """KL(teacher || student) in nats of each row, divided by its sum first."""
-    p, q = (np.maximum(m / m.sum(axis=1, keepdims=True), 1e-12) for m in (teacher, student))
-    return np.asarray((p * np.log(p / q)).sum(axis=1))
 
 
 def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:

@@ -346,7 +346,7 @@ def quantize_model(
     """
     student = trace(teacher)
     weighted = _weighted_layers(student)
-    activations = [node for node in student.graph.nodes if _is_activation(student, node)]
+    activations = [node for node in student.graph.nodes if is_activation(student, node)]
     by_layer = _resolve(weight_bits, {name: (name,) for name in weighted}, "layer")
     for name, bits in ((weighted[0], first_bits), (weighted[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
@@ -383,7 +383,8 @@ def _weighted_layers(student: fx.GraphModule) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _is_activation(student: fx.GraphModule, node: fx.Node) -> bool:
+def is_activation(student: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node of a traced network is an activation, in whatever form it is called."""
     if node.op == "call_module":
         return isinstance(student.get_submodule(str(node.target)), ACTIVATION_MODULES)
     return (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS) or (

@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import cache_folder
-from akt_lab.capture import map_layers
 from akt_lab.checkpoint import resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
 from akt_lab.losses import LAMBDA, Terms, kd_loss
+from akt_lab.maps import map_layers
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import Settings, get_method
 from akt_lab.pool import ImagePool, load_pool

@@ -148,8 +148,8 @@ def pack(target: Path) -> None:
     files |= {file: f"results/{file.name}" for file in (root / "results").glob("*.jsonl")}
     for name in ("gradients_by_bits", "error_cost"):  # what notebook 6 judges by
         files |= {root / "figures" / f"{name}.csv": f"figures/{name}.csv"}
-    files |= {max(wheels.glob("akt_lab-*.whl")): max(wheels.glob("akt_lab-*.whl")).name}
-    files |= {HERE / "START-HERE.md": "START-HERE.md"}
+    wheel = max(wheels.glob("akt_lab-*.whl"))
+    files |= {wheel: wheel.name, HERE / "START-HERE.md": "START-HERE.md"}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
         for file, name in sorted(files.items(), key=lambda pair: pair[1]):
             packed.write(file, f"akt-lab-course/{name}")

@@ -201,17 +201,21 @@ checks.attention_maps(attention_maps)
 #
 # ## See it
 #
-# Teacher and student on four images, in one layer in the middle, at 3 bits.
+# Teacher and student on four images, in one layer in the middle, at 3 bits. The numbers (KL) say how
+# far apart the two maps are; the next section explains them.
 
 # %%
-from akt_lab.attention import attention_divergences, channel_attention, spatial_attention
+from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 
 size = seen["teacher"][layer].shape[-2:]
 pair = [seen[which][layer][:4] for which in ("teacher", 3)]
+
+# %%
 drawing = attention_side_by_side(
     pixels[:4],
     [spatial_attention(x).view(-1, *size).numpy() for x in pair],
     [channel_attention(x).numpy() for x in pair],
+    attention_by_image(*pair),
     bench.classes[:4],
     f"Layer {layer}, 3 bits",
 )
@@ -241,6 +245,8 @@ show(
 # which makes them almost flat. How much does the choice matter?
 
 # %%
+from akt_lab.attention import attention_divergences
+
 for variant in ("paper", "code"):
     where, which = attention_divergences([pair[1][:1]], [pair[0][:1]], variant)
     print(f"{variant:6} spatial {where:.2e}   channel {which:.2e}")
