@@ -6,38 +6,36 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from akt_lab.plots import METHOD_STYLE, STYLE, Drawing
+from akt_lab.plots import COLOURS, METHOD_STYLE, STYLE, Drawing
 
-_COLOURS = sns.color_palette("colorblind")
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
-    "ce": {"color": _COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
-    "kd": {"color": _COLOURS[0], "marker": "o", "linestyle": "--", "label": "distillation"},
-    "paper": {"color": _COLOURS[1], "marker": "D", "linestyle": "-", "label": "AKT, paper"},
-    "code": {"color": _COLOURS[4], "marker": "v", "linestyle": "-.", "label": "AKT, code"},
+    "ce": {"color": COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
+    "kd": {"color": COLOURS[0], "marker": "o", "linestyle": "--", "label": "distillation"},
+    "paper": {"color": COLOURS[1], "marker": "D", "linestyle": "-", "label": "AKT, paper"},
+    "code": {"color": COLOURS[4], "marker": "v", "linestyle": "-.", "label": "AKT, code"},
 }
 RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
     ("identity", "ema", 10): {**LOSS_STYLE["kd"], "label": "identity gradient, ema ranges"},
     ("clipped", "ema", 10): {
-        "color": _COLOURS[2], "marker": "^", "linestyle": ":",
+        "color": COLOURS[2], "marker": "^", "linestyle": ":",
         "label": "clipped gradient, ema ranges",
     },
     ("identity", "ema_legacy", 20): {
-        "color": _COLOURS[3], "marker": "X", "linestyle": "-",
+        "color": COLOURS[3], "marker": "X", "linestyle": "-",
         "label": "identity gradient, released ranges (ema_legacy) after 20 batches",
     },
     ("identity", "ema_legacy", 800): {
-        "color": _COLOURS[4], "marker": "P", "linestyle": "--",
+        "color": COLOURS[4], "marker": "P", "linestyle": "--",
         "label": "identity gradient, released ranges (ema_legacy) after the papers' 800 batches",
     },
 }  # fmt: skip
 PART_STYLE: Mapping[str, dict[str, Any]] = {
-    "spatial": {"color": _COLOURS[0], "marker": "o", "linestyle": "-", "label": "spatial part"},
-    "channel": {"color": _COLOURS[1], "marker": "D", "linestyle": "-", "label": "channel part"},
-    "rest": {"color": _COLOURS[7], "marker": "s", "linestyle": "--", "label": "the rest"},
+    "spatial": {"color": COLOURS[0], "marker": "o", "linestyle": "-", "label": "spatial part"},
+    "channel": {"color": COLOURS[1], "marker": "D", "linestyle": "-", "label": "channel part"},
+    "rest": {"color": COLOURS[7], "marker": "s", "linestyle": "--", "label": "the rest"},
 }
 LIMIT = 10.0  # largest over median norm: above, we call it an explosion
 
@@ -334,7 +332,7 @@ def curvature(found: pd.DataFrame, about: str) -> Drawing:
                 rows = rows.sort_values("bits", ascending=False)
                 errors = rows["trace_error"] if value == "trace" else rows["residual"]
                 axes.errorbar(
-                    rows["bits"].map(places), rows[value], 1.96 * errors, color=_COLOURS[n],
+                    rows["bits"].map(places), rows[value], 1.96 * errors, color=COLOURS[n],
                     marker="oD"[n % 2], linestyle=("--", "-")[n % 2], capsize=3,
                     label=f"student, sharpness {sharpness:g}",
                 )  # fmt: skip

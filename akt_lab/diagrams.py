@@ -4,14 +4,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from akt_lab.plots import STYLE, Drawing
+from akt_lab.plots import COLOURS, STYLE, Drawing
 
-_COLOURS = sns.color_palette("colorblind")
-FROZEN, LEARNS, LOSS = _COLOURS[0], _COLOURS[1], "0.25"
+FROZEN, LEARNS, LOSS = COLOURS[0], COLOURS[1], "0.25"
 HEIGHT = 0.9  # of a box
 ATTENTION = "1 · where: mean of {0}² over C\nwhat: mean of {0}² over H, W"
 

@@ -19,20 +19,20 @@ from matplotlib.figure import Figure
 
 from akt_lab.errors import AktError
 
-_COLOURS = sns.color_palette("colorblind")
+COLOURS = sns.color_palette("colorblind")
 METHOD_STYLE: Mapping[str, dict[str, Any]] = {
-    "ptq": {"color": _COLOURS[7], "marker": "s", "linestyle": ":"},
-    "zeroq": {"color": _COLOURS[7], "marker": "P", "linestyle": "-."},
-    "hast": {"color": _COLOURS[3], "marker": "<", "linestyle": "--"},
-    "hast+akt": {"color": _COLOURS[3], "marker": ">", "linestyle": "-"},
-    "granq": {"color": _COLOURS[5], "marker": "p", "linestyle": "--"},
-    "granq+akt": {"color": _COLOURS[5], "marker": "h", "linestyle": "-"},
-    "gdfq": {"color": _COLOURS[2], "marker": "^", "linestyle": "--"},
-    "gdfq+akt": {"color": _COLOURS[4], "marker": "v", "linestyle": "-"},
-    "adadfq": {"color": _COLOURS[0], "marker": "o", "linestyle": "--"},
-    "adadfq+akt": {"color": _COLOURS[1], "marker": "D", "linestyle": "-"},
+    "ptq": {"color": COLOURS[7], "marker": "s", "linestyle": ":"},
+    "zeroq": {"color": COLOURS[7], "marker": "P", "linestyle": "-."},
+    "hast": {"color": COLOURS[3], "marker": "<", "linestyle": "--"},
+    "hast+akt": {"color": COLOURS[3], "marker": ">", "linestyle": "-"},
+    "granq": {"color": COLOURS[5], "marker": "p", "linestyle": "--"},
+    "granq+akt": {"color": COLOURS[5], "marker": "h", "linestyle": "-"},
+    "gdfq": {"color": COLOURS[2], "marker": "^", "linestyle": "--"},
+    "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
+    "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},
+    "adadfq+akt": {"color": COLOURS[1], "marker": "D", "linestyle": "-"},
 }
-BITS_STYLE = {2: (_COLOURS[3], ":"), 3: (_COLOURS[1], "--"), 4: (_COLOURS[0], "-")}
+BITS_STYLE = {2: (COLOURS[3], ":"), 3: (COLOURS[1], "--"), 4: (COLOURS[0], "-")}
 STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -287,9 +287,9 @@ def attention_side_by_side(
 
 def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
     places = np.arange(len(teacher))
-    axes.bar(places - 0.2, teacher, 0.4, color=_COLOURS[0], label="teacher")
+    axes.bar(places - 0.2, teacher, 0.4, color=COLOURS[0], label="teacher")
     axes.bar(
-        places + 0.2, student, 0.4, color=_COLOURS[1], label="student", hatch="//", edgecolor="w"
+        places + 0.2, student, 0.4, color=COLOURS[1], label="student", hatch="//", edgecolor="w"
     )
     axes.set_ylabel("weight", fontsize=8)
     axes.set_ylim(top=1.18 * max(teacher.max(), student.max()))  # room for the number

@@ -1,0 +1,108 @@
+"""What all explorers share: controls above, a picture below, and a sentence where one is due."""
+
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as w
+
+from akt_lab.errors import AktError
+from akt_lab.widgets.picture import Shown
+
+LABEL = "9em"  # width of a control's label
+
+
+class Explorer(w.VBox):
+    """Controls, and what `show` makes of their values, again at every change.
+
+    What goes wrong is said in the explorer, as a sentence; the last picture stays.
+
+    Attributes:
+        controls: by the names under which `show` takes their values.
+        picture, message: what is on the screen.
+    """
+
+    def __init__(
+        self,
+        show: Callable[..., Shown],
+        controls: Mapping[str, Any],
+        rows: Sequence[Sequence[Any]],
+    ) -> None:
+        """Show the picture of the controls' first values.
+
+        Args:
+            show: takes the values of all controls by name.
+            controls: what `show` depends on.
+            rows: all widgets in the order in which Tab reaches them; controls and others.
+        """
+        self.show, self.controls = show, dict(controls)
+        self.picture, self.message = w.HTML(), w.HTML()
+        self._quiet = False
+        layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
+        super().__init__([*(w.Box(row, layout=layout) for row in rows), self.message, self.picture])
+        for control in self.controls.values():
+            control.observe(lambda _: self.refresh(), "value")
+        self.refresh()
+
+    def set(self, **values: Any) -> None:
+        """Set several controls, and draw once."""
+        with self.together():
+            for name, value in values.items():
+                self.controls[name].value = value
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes inside the block, one picture at its end."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draw again."""
+        if self._quiet:
+            return
+        try:
+            shown = self.show(**{name: c.value for name, c in self.controls.items()})
+        except AktError as error:
+            self.say(str(error))
+        except Exception as error:  # a callback's traceback would be seen by nobody
+            self.say(f"this should not have happened ({type(error).__name__}: {error})")
+        else:
+            self.say("")
+            self.picture.value = shown.to_html()
+
+    def say(self, sentence: str) -> None:
+        """Tell the user a sentence, where it is seen and read aloud; an empty one clears it."""
+        self.message.value = alert(sentence) if sentence else ""
+
+
+def alert(sentence: str) -> str:
+    """A sentence that stands out."""
+    style = "border-left:4px solid #d55e00;background:#fff4ec;color:#222;padding:4px 10px"
+    return f'<div role="alert" style="{style}">{html.escape(sentence)}</div>'
+
+
+# ---- controls ------------------------------------------------------------------------------------
+
+
+def slider(label: str, options: Sequence[Any], value: Any, tip: str) -> w.SelectionSlider:
+    """A slider over a few values; arrow keys move it."""
+    return w.SelectionSlider(options=options, value=value, **_look(label, tip))
+
+
+def menu(label: str, options: Sequence[Any], value: Any, tip: str) -> w.Dropdown:
+    """A drop-down menu."""
+    return w.Dropdown(options=options, value=value, **_look(label, tip))
+
+
+def _look(label: str, tip: str, width: str = "21em") -> dict[str, Any]:
+    return {
+        "description": label,
+        "tooltip": tip,
+        "style": {"description_width": LABEL},
+        "layout": w.Layout(width=width),
+    }
