@@ -30,6 +30,26 @@ def save(training: Any, run: Run) -> None:
     save_tensors(run / CHECKPOINT, tensors, state)
 
 
+def keep_epoch(training: Any, run: Run) -> None:
+    """Keep student and generator as they are now, in `epochs/`, for the explorers."""
+    networks = ("student", training.student), ("generator", training.generator)
+    tensors = {f"{kind}.{k}": t for kind, net in networks for k, t in net.state_dict().items()}
+    path = run.epoch(training.epoch)
+    path.parent.mkdir(exist_ok=True)
+    save_tensors(path, tensors, {"epoch": training.epoch})
+
+
+def load_epoch(run: Run, epoch: int) -> dict[str, Tensor]:
+    """What `keep_epoch` kept, `student.*` and `generator.*`.
+
+    Raises:
+        AktError: if the run did not keep that epoch.
+    """
+    if not run.epoch(epoch).exists():
+        raise AktError(f"{run.folder} has not kept epoch {epoch}: only a run with --watch does")
+    return load_tensors(run.epoch(epoch))[0]
+
+
 def _tensors(training: Any) -> Iterator[tuple[str, Tensor]]:
     yield "rng", training.rng.get_state()
     for kind in ("student", "generator"):

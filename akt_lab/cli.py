@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         quantize.add_argument(name, **how)
     quantize.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
     quantize.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    quantize.add_argument(
+        "--watch", action="store_true", help="keep networks of every epoch, for the explorers"
+    )
     quantize.add_argument("--json", action="store_true", help="print the result as JSON")
 
     evaluate = commands.add_parser(
@@ -112,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
 
     lab = commands.add_parser("lab", help="open JupyterLab on notebooks/ (its options may follow)")
     lab.add_argument("--folder", type=Path, help="another folder of notebooks")
+    lab.add_argument("--app", action="store_true", help="the explorers alone, without code")
+    lab.add_argument("--runs", type=Path, help=f"runs that --app shows (default: {DEMO_RUNS})")
     return parser
 
 
@@ -195,7 +201,9 @@ def _quantize(options: argparse.Namespace) -> int:
     with claim(run.folder, wait=False):
         teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
         if not ((run / RECORD).exists() and run.record.get("status") == "done"):
-            do(Job(settings, spec, run.folder), run, bench, teacher_accuracy, progress=True)
+            watch = getattr(options, "watch", False) or bool(run.epochs)
+            job = Job(settings, spec, run.folder, watch)
+            do(job, run, bench, teacher_accuracy, progress=True)
     _report(_result(run), options)
     return 0
 
@@ -264,13 +272,37 @@ def _lab(options: argparse.Namespace, rest: list[str]) -> int:
     import importlib.util
     import subprocess
 
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise AktError("JupyterLab is not installed: pip install -e '.[lab]'")
+    if options.runs and not options.app:
+        raise UsageError("--runs is what --app shows: add --app, or drop it")
+    server = "voila" if options.app else "jupyterlab"
+    if importlib.util.find_spec(server) is None:
+        raise AktError(f"{server} is not installed: pip install -e '.[lab]'")
+    command, environment = _app(options) if options.app else _notebooks(options)
+    named = {option.partition("=")[0] for option in rest}
+    command = [option for option in command if option.partition("=")[0] not in named]
+    with suppress(KeyboardInterrupt):  # the server hears Ctrl-C too, and ends by itself
+        whole = [sys.executable, "-m", server, *command, *rest]
+        return subprocess.call(whole, env=os.environ | environment)
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     here = [Path("notebooks"), Path(__file__).parent.parent / "notebooks"]
     folder = options.folder or next((f for f in here if f.is_dir()), None)
     if folder is None or not folder.is_dir():
         raise AktError("no notebooks/ folder here: run this in AKT Lab's folder, or name --folder")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder), *rest])
+    never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
+    offline = ["--LabApp.news_url=None", f"--LabApp.check_for_updates_class={never}"]
+    return [str(folder), *offline], {}
+
+
+def _app(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    here = Path(__file__).parent / "widgets"
+    needed = "--VoilaConfiguration.extension_allowlist=@jupyter-widgets/jupyterlab-manager"
+    paths = [str(here / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
+    runs = str((options.runs or DEMO_RUNS).absolute())
+    environment = {"AKT_LAB_RUNS": runs, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
+    return [str(here / "app.ipynb"), "--template=akt-lab", needed], environment
 
 
 # ---- what commands share ------------------------------------------------------------------------

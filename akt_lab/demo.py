@@ -34,7 +34,12 @@ def settings(method: str, bits: int, seed: int = 0, steps: int = 50) -> Settings
 def run(folder: Path, seed: int, steps: int, workers: int | None) -> tuple[pd.DataFrame, list[Run]]:
     """Every method at every bit-width; runs that are there already are not made again."""
     jobs = [
-        Job(settings(method, bits, seed, steps), BenchSpec(), folder / f"{method}-{bits}-{seed}")
+        Job(
+            settings(method, bits, seed, steps),
+            BenchSpec(),
+            folder / f"{method}-{bits}-{seed}",
+            watch=True,
+        )
         for method, bits in itertools.product(METHODS, BITS)
     ]
     runs = run_grid(jobs, workers)

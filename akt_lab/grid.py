@@ -17,11 +17,12 @@ ENDED = ("done", "failed")
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a grid: what to do, on which bench, into which folder."""
+    """One run of a grid: what to do, on which bench, into which folder; `watch` as in `train`."""
 
     settings: Settings
     spec: BenchSpec
     folder: Path
+    watch: bool = False
 
     @property
     def name(self) -> str:

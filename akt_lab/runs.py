@@ -4,6 +4,7 @@
     history.jsonl           one line a step: every loss term and gradient norm
     checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
     student.safetensors     weights and ranges of the student as it ended
+    epochs/                 of a watched run: student and generator after every epoch
 
 Files are written whole or not at all, and no pickle is ever loaded.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -29,7 +31,8 @@ from akt_lab.errors import AktError
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
-LOCK = ".lock"
+EPOCHS, LOCK = "epochs", ".lock"
+WRITE_EVERY = 1.0  # seconds, of the history
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -180,6 +183,15 @@ class Run:
         record = self.record if (self / RECORD).exists() else {}
         write_whole(self / RECORD, json.dumps({**record, **entries}, indent=2).encode() + b"\n")
 
+    def epoch(self, number: int) -> Path:
+        """Where a watched run keeps its networks after so many epochs."""
+        return self.folder / EPOCHS / f"{number:04}.safetensors"
+
+    @property
+    def epochs(self) -> list[int]:
+        """Those that it kept."""
+        return sorted(int(p.stem) for p in (self.folder / EPOCHS).glob("*.safetensors"))
+
     def history(self) -> pd.DataFrame:
         """One row a step; columns that a step did not have are NaN."""
         return (
@@ -203,6 +215,27 @@ class Run:
         if (self / HISTORY).exists():
             lines = (self / HISTORY).read_bytes().splitlines(keepends=True)
             write_whole(self / HISTORY, b"".join(lines[:rows]))
+
+
+class NewRows(list[dict[str, float]]):
+    """An epoch's rows of the history, written about once a second: a run can be watched."""
+
+    def __init__(self, run: Run | None) -> None:
+        """Rows of a run; of None they are forgotten."""
+        super().__init__()
+        self.run, self.written = run, time.perf_counter()
+
+    def write_some(self) -> None:
+        """All but the last, to which the epoch's end adds; and not every time."""
+        if time.perf_counter() - self.written > WRITE_EVERY:
+            self.write(len(self) - 1)
+
+    def write(self, count: int | None = None) -> None:
+        """The first `count`, or all."""
+        if self.run and self[:count]:
+            self.run.append_history(self[:count])
+        del self[:count]
+        self.written = time.perf_counter()
 
 
 def table(runs: Iterable[Run]) -> pd.DataFrame:

@@ -43,6 +43,7 @@ class Training:
     holdout: Tensor | None = None
     evaluations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    watch: bool = False
     compiled: Callable[[Tensor, Tensor], "Step"] | None = None
 
     @property
@@ -70,7 +71,8 @@ def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
         y: classes, (B,).
 
     Returns:
-        Every loss term, and the norm of the student's gradient; detached scalars.
+        Every loss term, and the norm of the student's gradient; detached scalars. If the run is
+        watched, the norm of each layer's weight gradient, too: `gradient/LAYER.weight`.
     """
     terms, for_generator, for_student = _gradients(run, z, y)
     if run.generator_optimizer:
@@ -78,8 +80,14 @@ def train_step(run: Training, z: Tensor, y: Tensor) -> Terms:
     if run.warming_up:
         return terms
     norm = torch.nn.utils.get_total_norm([g for g in for_student if g is not None])
+    by_layer = _norms_by_layer(run.student, for_student) if run.watch else {}
     apply_gradients(run.student_optimizer, for_student)
-    return {**terms, "student/gradient_norm": norm}
+    return {**terms, "student/gradient_norm": norm, **by_layer}
+
+
+def _norms_by_layer(student: nn.Module, gradients: Gradients) -> Terms:
+    pairs = zip(student.named_parameters(), gradients, strict=True)
+    return {f"gradient/{n}": g.norm() for (n, w), g in pairs if g is not None and w.ndim > 1}
 
 
 def losses_and_gradients(run: Training, z: Tensor, y: Tensor) -> Step:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import cache_folder
-from akt_lab.checkpoint import resume, save, under
+from akt_lab.checkpoint import keep_epoch, load_epoch, resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
 from akt_lab.losses import LAMBDA, Terms, kd_loss
@@ -26,7 +26,15 @@ from akt_lab.quantizer import (
     freeze_ranges,
     quantize_model,
 )
-from akt_lab.runs import CHECKPOINT, STUDENT, Run, load_tensors, provenance, save_tensors
+from akt_lab.runs import (
+    CHECKPOINT,
+    STUDENT,
+    NewRows,
+    Run,
+    load_tensors,
+    provenance,
+    save_tensors,
+)
 from akt_lab.step import Training, train_step
 from akt_lab.tracing import speed_up, trace
 
@@ -43,6 +51,7 @@ def train(
     run: Run | None = None,
     progress: bool = True,
     make_bar: Callable[..., Any] = tqdm,
+    watch: bool = False,
 ) -> Training:
     """Train a student; leave record, history, checkpoints and student in `run`'s folder.
 
@@ -54,6 +63,8 @@ def train(
         run: the run folder, or None to keep nothing.
         progress: whether to show a progress bar.
         make_bar: what makes it; called and used as tqdm.
+        watch: whether to keep what the explorers show: student and generator after every epoch,
+            and each layer's gradient norm at every step. No number changes by it.
 
     Raises:
         DivergedError: a loss that is not finite: which one, and where.
@@ -61,6 +72,7 @@ def train(
     """
     keep_freed_memory()
     training = prepare(bench, settings, progress, make_bar)
+    training.watch = watch
     if run:
         resume(training, run)
         run.update_record(
@@ -190,7 +202,7 @@ def _given_lambda(settings: Settings) -> float | None:
 
 def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
     """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
-    rows: list[dict[str, float]] = []
+    rows = NewRows(run)
     waiting: list[tuple[int, Terms]] = []
     last, fetch_after = training.settings.steps - 1, FETCH_AFTER[bench.device.type]
     started = time.perf_counter()
@@ -202,16 +214,18 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
             if len(waiting) == fetch_after or step == last:
                 _fetch(training.epoch, waiting, rows)
                 bar.set_postfix(_live(training, rows[-1]), refresh=False)
+                rows.write_some()
             bar.update()
         _end_epoch(training, bench, rows[-1])
     finally:
         seconds = time.perf_counter() - started
         training.seconds += seconds
-        if run:
-            run.append_history(rows)
+        rows.write()
     _project(training, seconds, run, bar)
     if run:
         save(training, run)
+        if training.watch:
+            keep_epoch(training, run)
 
 
 def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> None:
@@ -346,16 +360,23 @@ def summary(training: Training) -> dict[str, float]:
 # ---- what a run left ----------------------------------------------------------------------------
 
 
-def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
+def load_student(run: Run, bench: Any, epoch: int | None = None) -> tuple[nn.Module, str]:
     """A run's student, and where it comes from: its end, or its last checkpoint.
 
+    Args:
+        run: its folder.
+        bench: the run's.
+        epoch: of a watched run, the student after that many epochs.
+
     Raises:
-        AktError: if the run has not reached its first checkpoint.
+        AktError: if the run has not reached its first checkpoint, or did not keep that epoch.
     """
     _, student = make_networks(bench, Settings.from_dict(run.record["settings"]))
     speed_up(student)  # it then rounds as it did when it was trained
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    if (run / STUDENT).exists():
+    if epoch is not None:
+        tensors, source = under(load_epoch(run, epoch), "student."), f"epoch {epoch}"
+    elif (run / STUDENT).exists():
         tensors, _ = load_tensors(run / STUDENT)
         source = "the end of the run"
     else:
@@ -368,10 +389,15 @@ def load_student(run: Run, bench: Any) -> tuple[nn.Module, str]:
     return student.requires_grad_(False), source
 
 
-def load_generator(run: Run, bench: Any) -> Generator | ImagePool:
-    """A run's generator at its last checkpoint, in eval mode."""
+def load_generator(run: Run, bench: Any, epoch: int | None = None) -> Generator | ImagePool:
+    """A run's generator at its last checkpoint, or after an `epoch` that it kept; in eval mode.
+
+    Raises:
+        AktError: if there is none.
+    """
     generator = prepare(bench, Settings.from_dict(run.record["settings"])).generator
-    generator.load_state_dict(under(_checkpoint(run)[0], "generator."))
+    tensors = _checkpoint(run)[0] if epoch is None else load_epoch(run, epoch)
+    generator.load_state_dict(under(tensors, "generator."))
     return generator.eval().requires_grad_(False)
 
 

@@ -146,4 +146,4 @@ def do(
         images=len(bench.images),
         classes=bench.num_classes,
     )
-    train(bench, job.settings, run, progress, make_bar)
+    train(bench, job.settings, run, progress, make_bar, job.watch)

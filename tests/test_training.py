@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from akt_lab import training
+from akt_lab import runs, training
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.methods import Settings
 from akt_lab.runs import Run, load_tensors
-from akt_lab.training import evaluate, load_student, train
+from akt_lab.training import evaluate, load_generator, load_student, train
 
 SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
 
@@ -55,6 +55,38 @@ def test_a_run_s_folder(digits, tmp_path):
     assert history["student/spatial"].isna().sum() == 3  # the warm-up
     student, _ = load_student(run, digits)
     assert evaluate(student, digits) == record["accuracy"]["last"]
+
+
+def test_a_watched_run_keeps_its_epochs_and_changes_no_number(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "WRITE_EVERY", 0)  # after every step
+    settings = Settings(method="adadfq", **SMALL)
+    plain, watched = Run.create(tmp_path / "plain"), Run.create(tmp_path / "watched")
+    once = train(digits, settings, plain, progress=False)
+    again = train(digits, settings, watched, progress=False, watch=True)
+    weights = again.student.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in once.student.state_dict().items())
+    assert (plain.epochs, watched.epochs) == ([], [1, 2, 3])
+
+    history = watched.history()
+    by_layer = [c for c in history if c.startswith("gradient/")]
+    assert history.drop(columns=by_layer).equals(plain.history())
+    assert {f"gradient/{n}" for n, w in again.student.named_parameters() if w.ndim > 1} == set(
+        by_layer
+    )
+    weights_alone = (history[by_layer] ** 2).sum(axis=1) ** 0.5  # no biases, no batch norms
+    share = (weights_alone / history["student/gradient_norm"]).dropna()
+    assert len(share) == 6
+    assert share.between(0.5, 1).all()
+
+    first, source = load_student(watched, digits, epoch=2)
+    last, _ = load_student(watched, digits, epoch=3)
+    assert source == "epoch 2"
+    assert all(torch.equal(last.state_dict()[k], v) for k, v in weights.items())
+    assert any(not torch.equal(first.state_dict()[k], v) for k, v in weights.items())
+    images = [load_generator(watched, digits, e).state_dict()["linear.weight"] for e in (1, 3)]
+    assert not torch.equal(*images)
+    with pytest.raises(AktError, match="has not kept epoch 1"):
+        load_student(plain, digits, epoch=1)
 
 
 def test_another_run_s_checkpoint_is_refused(digits, tmp_path):
