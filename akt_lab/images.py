@@ -1,5 +1,6 @@
 """Images to evaluate on: a folder with a folder for each class, or CIFAR's archive."""
 
+import io
 import os
 import pickle
 import tarfile
@@ -143,6 +144,23 @@ def read_image_folder(
     small = lazy.shape.numel() <= IN_MEMORY
     images = lazy.decode(lazy.paths, progress) if small else lazy
     return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+
+
+def decode_image(data: bytes, channels: int, size: int) -> Tensor:
+    """One image file's bytes as a network takes it: bytes (channels, size, size), its middle.
+
+    Raises:
+        AktError: if it is not an image that can be read.
+    """
+    from torchvision.transforms import functional as TF
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            plain = picture.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AktError("this file is not an image that can be read: try a PNG or a JPEG") from error
+    fitted = TF.center_crop(TF.resize(plain, [size]), [size])
+    return TF.pil_to_tensor(fitted)
 
 
 # ---- CIFAR's archive ----------------------------------------------------------------------------

@@ -395,7 +395,13 @@ def load_generator(run: Run, bench: Any, epoch: int | None = None) -> Generator 
     Raises:
         AktError: if there is none.
     """
-    generator = prepare(bench, Settings.from_dict(run.record["settings"])).generator
+    settings = Settings.from_dict(run.record["settings"])
+    ready = get_method(settings.method).pool
+    generator = (
+        prepare(bench, settings).generator
+        if ready
+        else _image_source(bench.teacher, bench, settings, False, tqdm).to(bench.device)
+    )
     tensors = _checkpoint(run)[0] if epoch is None else load_epoch(run, epoch)
     generator.load_state_dict(under(tensors, "generator."))
     return generator.eval().requires_grad_(False)

@@ -1,5 +1,8 @@
 """Explorers: move a slider, see it change. A pure `draw` each, and a thin shell of ipywidgets."""
 
+from akt_lab.widgets.attention import attention_explorer
+from akt_lab.widgets.generator import generator_explorer
+from akt_lab.widgets.gradients import gradient_explorer
 from akt_lab.widgets.playground import quantizer_playground
 
-__all__ = ["quantizer_playground"]
+__all__ = ["attention_explorer", "generator_explorer", "gradient_explorer", "quantizer_playground"]

@@ -28,7 +28,8 @@ from akt_lab.tracing import trace
 from akt_lab.widgets.picture import Picture, Shown
 from akt_lab.widgets.shell import Explorer, menu, slider
 
-BATCHES, IMAGES = 20, 32  # that the ranges are observed on
+LIVE = "per_channel_dynamic"
+BATCHES, IMAGES = 20, 32  # that the ranges are observed on; fewer of a small bench
 ROWS, EACH = 64, 128  # of the values that are shown: channels, and numbers of each
 CLIPS = np.round(np.linspace(0.05, 1.2, 24), 2)
 LOWEST, HIGHEST = 1e-3, 300  # percent of error
@@ -99,7 +100,8 @@ def layer_values(bench: Bench, layer: str, kind: str) -> Values:
     if kind == "weights":
         weight = network.get_parameter(f"{layer}.weight").flatten(1)
         return _values(f"weights of {layer}", [weight] * BATCHES)
-    batches = bench.images[: BATCHES * IMAGES].split(IMAGES)
+    each = min(IMAGES, len(bench.images) // BATCHES)
+    batches = bench.images[: BATCHES * each].split(each)
     maps = [_output(network, layer, bench.normalise(images)) for images in batches]
     return _values(f"activations after {layer}", [m.relu().flatten(2).flatten(0, 1) for m in maps])
 
@@ -114,9 +116,9 @@ def _values(name: str, batches: list[Tensor]) -> Values:
     last = batches[-1]
     chosen = torch.linspace(0, len(last) - 1, min(ROWS, len(last))).long()
     step = max(1, last.shape[1] // EACH)
-    found = {rule: _observed(rule, batches) for rule in RANGES if rule != "per_channel_dynamic"}
-    found["per_channel_dynamic"] = torch.stack(last.aminmax(dim=1), dim=1)[chosen]
-    size = dict.fromkeys(RANGES, last.numel()) | {"per_channel_dynamic": last.shape[1]}
+    found = {rule: _observed(rule, batches) for rule in RANGES if rule != LIVE}
+    found[LIVE] = torch.stack(last.aminmax(dim=1), dim=1)[chosen]
+    size = dict.fromkeys(RANGES, last.numel()) | {LIVE: last.shape[1]}
     return Values(name, last[chosen, ::step], found, size)
 
 
@@ -140,7 +142,7 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
         clip: what the range is then multiplied by.
         gradient: straight-through rule, one of `GRADIENTS`.
     """
-    live = rule == "per_channel_dynamic"
+    live = rule == LIVE
     ends = values.ranges[rule] if live else values.ranges[rule][seen - 1]
     rounded = partial(_rounded, values.rows, ends, bits)
     x, x_hat = values.rows.flatten().numpy(), rounded(clip).flatten().numpy()
@@ -263,9 +265,12 @@ def quantizer_playground(bench: Bench | None = None) -> Explorer:
         "gradient": menu("gradient rule", GRADIENTS, "identity", "straight-through"),
     }
 
+    def follow() -> None:
+        controls["seen"].disabled = controls["rule"].value == LIVE  # they are of each image anew
+
     def shown(kind: str, layer: str, **grid: Any) -> Shown:
         return show(look(values(layer, kind), **grid))
 
     c = controls
     rows = ([c["kind"], c["layer"]], [c["bits"], c["clip"], c["seen"]], [c["rule"], c["gradient"]])
-    return Explorer(shown, controls, rows)
+    return Explorer(shown, controls, rows, follow)

@@ -28,6 +28,7 @@ class Explorer(w.VBox):
         show: Callable[..., Shown],
         controls: Mapping[str, Any],
         rows: Sequence[Sequence[Any]],
+        follow: Callable[[], None] | None = None,
     ) -> None:
         """Show the picture of the controls' first values.
 
@@ -35,8 +36,9 @@ class Explorer(w.VBox):
             show: takes the values of all controls by name.
             controls: what `show` depends on.
             rows: all widgets in the order in which Tab reaches them; controls and others.
+            follow: adapts controls to others' values, before each picture; see `offer`.
         """
-        self.show, self.controls = show, dict(controls)
+        self.show, self.controls, self.follow = show, dict(controls), follow
         self.picture, self.message = w.HTML(), w.HTML()
         self._quiet = False
         layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
@@ -63,17 +65,35 @@ class Explorer(w.VBox):
 
     def refresh(self) -> None:
         """Draw again."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self.attempt(self._draw)
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do what a control asks for; say so in a sentence if it cannot be done."""
         try:
-            shown = self.show(**{name: c.value for name, c in self.controls.items()})
+            self.say("")
+            action()
         except AktError as error:
             self.say(str(error))
         except Exception as error:  # a callback's traceback would be seen by nobody
             self.say(f"this should not have happened ({type(error).__name__}: {error})")
-        else:
-            self.say("")
-            self.picture.value = shown.to_html()
+
+    def _draw(self) -> None:
+        self._adapt()
+        self.picture.value = self.show(**self.values).to_html()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The controls' values, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _adapt(self) -> None:
+        self._quiet = True
+        try:
+            if self.follow:
+                self.follow()
+        finally:
+            self._quiet = False
 
     def say(self, sentence: str) -> None:
         """Tell the user a sentence, where it is seen and read aloud; an empty one clears it."""
@@ -97,6 +117,16 @@ def slider(label: str, options: Sequence[Any], value: Any, tip: str) -> w.Select
 def menu(label: str, options: Sequence[Any], value: Any, tip: str) -> w.Dropdown:
     """A drop-down menu."""
     return w.Dropdown(options=options, value=value, **_look(label, tip))
+
+
+def offer(control: Any, options: Sequence[Any], otherwise: Any) -> None:
+    """Give a menu or slider other options; its value stays if it is among them."""
+    if tuple(control.options) == tuple(options):
+        return
+    values = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = control.value if control.value in values else otherwise
+    control.options = options
+    control.value = value
 
 
 def _look(label: str, tip: str, width: str = "21em") -> dict[str, Any]:

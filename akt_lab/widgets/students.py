@@ -1,0 +1,92 @@
+"""The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from torch import nn
+
+from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.errors import AktError
+from akt_lab.gradients import Case, make_student
+from akt_lab.runs import RECORD, Run
+from akt_lab.training import load_student
+
+ROUNDED, ROUNDED_BITS = "rounded only", (2, 3, 4, 5, 6, 8)
+END = "end"
+OBSERVED = 64  # images for the ranges of a student that was merely rounded
+NETWORKS = 32  # that are kept
+
+
+def bench_of(runs: Sequence[Run], bench: Bench | None) -> Bench:
+    """The bench that was given, or that of the runs, or digits."""
+    if bench is not None:
+        return bench
+    spec = BenchSpec.from_dict(runs[0].entry("bench")) if runs else BenchSpec()
+    return load_bench(spec)
+
+
+def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """Runs by what a menu calls them, then by bits: method and variant, or a folder's name."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        settings = run.entry("settings")
+        akt = settings["method"].endswith("+akt")
+        name = f"{settings['method']} {settings['variant']}" if akt else settings["method"]
+        bits = settings["weight_bits"]
+        same = {k: v for k, v in settings.items() if not k.endswith("_bits")}
+        others = found.get(name, {}).values()
+        differs = any(
+            {k: v for k, v in o.entry("settings").items() if not k.endswith("_bits")} != same
+            for o in others
+        )
+        if differs or bits in found.get(name, {}):
+            name = run.folder.name
+        found.setdefault(name, {})[bits] = run
+    return found
+
+
+class Students:
+    """Networks by the names that a menu shows; those that were looked at stay in memory."""
+
+    def __init__(self, bench: Bench, runs: Sequence[Run]) -> None:
+        """Students of `runs` (of this bench), and of the teacher rounded without training."""
+        self.bench, self.runs = bench, by_name(runs)
+        self.load = lru_cache(maxsize=NETWORKS)(self._load)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all kinds of students."""
+        return [*self.runs, ROUNDED]
+
+    def bits(self, name: str) -> list[int]:
+        """The bit-widths that there are."""
+        return sorted(self.runs[name]) if name in self.runs else list(ROUNDED_BITS)
+
+    def epochs(self, name: str, bits: int) -> list[int | str]:
+        """The epochs that a run kept, and its end."""
+        kept = self.runs[name][bits].epochs if name in self.runs else []
+        return [*kept, END]
+
+    def _load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
+        """A student, ready to run.
+
+        Raises:
+            AktError: if its run was deleted meanwhile, or never had one.
+        """
+        if name == ROUNDED:
+            images = self.bench.normalise(self.bench.images[:OBSERVED])
+            student = make_student(self.bench.teacher, Case(bits), [(images, images)])
+            return student.requires_grad_(False)
+        number = None if epoch == END else int(epoch)
+        return load_student(self.run(name, bits), self.bench, number)[0]
+
+    def run(self, name: str, bits: int) -> Run:
+        """The run behind a name.
+
+        Raises:
+            AktError: if it was deleted meanwhile.
+        """
+        run = self.runs[name][bits]
+        if not (run / RECORD).exists():
+            raise AktError(f"the run {run.folder} is no longer there: choose another")
+        return run

@@ -1,0 +1,353 @@
+"""The explorers: what they draw, by numbers and by image, and what they say when it cannot be."""
+
+import datetime
+import io
+import re
+import shutil
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from akt_lab.attention import attention_divergences
+from akt_lab.benches import BenchSpec
+from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.errors import AktError, UsageError
+from akt_lab.gradients import Case, study, synthetic_batches
+from akt_lab.grid import Job
+from akt_lab.losses import bns_loss
+from akt_lab.methods import Settings
+from akt_lab.quantizer import affine_parameters, fake_quantize
+from akt_lab.runs import Run
+from akt_lab.tracing import trace
+from akt_lab.training import load_generator
+from akt_lab.widgets import (
+    attention,
+    attention_explorer,
+    generator,
+    generator_explorer,
+    gradient_explorer,
+    gradients,
+    playground,
+    quantizer_playground,
+    sources,
+)
+from akt_lab.widgets.picture import KEPT
+from akt_lab.widgets.students import ROUNDED, Students, by_name
+from akt_lab.worker import do
+
+TINY = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def runs(digits, tmp_path_factory):
+    """Watched runs: plain at 2 and 3 bits, AKT at 3."""
+    folder, made = tmp_path_factory.mktemp("runs"), []
+    for method, bits in (("adadfq", 2), ("adadfq", 3), ("adadfq+akt", 3)):
+        settings = Settings(method=method, weight_bits=bits, act_bits=bits, **TINY)
+        run = Run.create(folder / f"{method}-{bits}")
+        do(Job(settings, BenchSpec(), run.folder, watch=True), run, digits, 99.0, progress=False)
+        made.append(run)
+    return made
+
+
+@pytest.fixture(scope="module")
+def norms(digits):
+    images = synthetic_batches(digits, 3, 8)
+    return study(digits, [Case(0, "ce"), Case(2, "ce"), Case(3, "kd")], images, progress=False)
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def screen(explorer):
+    return re.search(r"base64,([^\"]+)", explorer.picture.value)[1]
+
+
+@pytest.fixture(params=["quantizer", "attention", "gradients", "generator"])
+def explorer(request, digits, runs):
+    made = {
+        "quantizer": lambda: quantizer_playground(digits),
+        "attention": lambda: attention_explorer(runs, digits),
+        "gradients": lambda: gradient_explorer(runs),
+        "generator": lambda: generator_explorer(runs, digits),
+    }
+    return made[request.param]()
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def test_each_control_has_a_label_and_changes_the_picture(explorer):
+    silent = {"source", "file"}  # test_images_from_everywhere
+    assert explorer.message.value == ""
+    if "kind" in explorer.controls:
+        explorer.controls["kind"].value = "activations"  # of a weight all batches are the same
+    for name, control in explorer.controls.items():
+        assert control.description
+        assert control.tooltip
+        if name in {"kind", *silent} or len(control.options) == 1:
+            continue
+        before, moved, first = screen(explorer), set(), control.index
+        for index in range(min(4, len(control.options))):
+            control.index = index
+            assert explorer.message.value == ""
+            moved.add(screen(explorer))
+        assert len(moved | {before}) > 1, name
+        control.index = first
+    assert not plt.get_fignums()
+
+
+def test_alt_text_and_reading_say_something(explorer):
+    alt = re.search(r'alt="([^"]+)"', explorer.picture.value)[1]
+    assert len(alt) > 60
+    assert re.search(r"\d", alt)
+    assert "<figcaption" in explorer.picture.value
+
+
+def test_what_goes_wrong_is_said_and_the_picture_stays(explorer):
+    before = screen(explorer)
+
+    def broken(**_):
+        raise ZeroDivisionError("by <nothing>")
+
+    explorer.show = broken
+    explorer.refresh()
+    assert "ZeroDivisionError: by &lt;nothing&gt;" in explorer.message.value
+    assert 'role="alert"' in explorer.message.value
+    assert screen(explorer) == before
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def test_a_kept_frame_gives_the_picture_that_is_drawn_whole(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "weights")
+    picture, drawn = playground.PICTURE, []
+    for bits in (3, 2, 4):
+        view = playground.look(values, bits, "ema", 10, 0.7, "clipped")
+        figure = playground.draw(view)
+        figure.canvas.draw()
+        whole = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+        apart = np.abs(whole - pixels(picture.png(view)))
+        assert (apart > 40).mean() < 0.01  # lines over ticks, where the frame's come first
+        drawn.append(whole)
+    assert (np.abs(drawn[0] - drawn[1]) > 40).mean() > 0.01  # and two views differ
+
+
+def test_frames_are_drawn_once_and_few_are_kept(digits, monkeypatch):
+    calls = []
+    picture = playground.Picture(
+        (2, 1), lambda figure, view: calls.append(view), lambda figure, view: [], key=lambda v: v
+    )
+    for view in (1, 1, 2, 1, 2):
+        picture.png(view)
+    assert calls == [1, 2]
+    for view in range(20):
+        picture.png(view)
+    assert len(picture._frames) == KEPT
+
+
+# ---- 1: quantizer --------------------------------------------------------------------------------
+
+
+def test_playground_by_numbers(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "activations")
+    view = playground.look(values, 3, "minmax", 20, 0.5, "identity")
+    low, high = 0.5 * values.ranges["minmax"][-1]
+    direct = fake_quantize(values.rows, *affine_parameters(low, high, 3), 3)
+    assert np.array_equal(view.x_hat, direct.flatten().numpy())
+    error = (direct - values.rows).square().mean() / values.rows.square().mean()
+    assert view.error == pytest.approx(100 * error.item())
+    assert view.errors[list(playground.CLIPS).index(0.5)] == pytest.approx(view.error)
+    assert view.beyond == pytest.approx(100 * (values.rows > high).float().mean().item())
+    assert 0 < view.used <= 3 < view.effective
+    assert len(view.levels) == 8
+
+
+def test_the_faulty_range_runs_away_and_live_ranges_cost_bits(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "activations")
+
+    def at(rule, seen=20):
+        return playground.look(values, 3, rule, seen, 1.0, "identity")
+
+    assert at("ema_legacy").error > 10 * at("ema").error
+    assert at("ema_legacy", 1).error == pytest.approx(at("ema", 1).error)
+    assert at("per_channel_dynamic").error < at("ema").error
+    assert at("per_channel_dynamic").effective > 3.1 > at("ema").effective
+
+
+def test_where_the_gradient_gets_through(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "weights")
+    open_, closed = (playground.look(values, 3, "ema", 1, 0.5, g) for g in ("identity", "clipped"))
+    assert open_.passes == open_.span
+    assert closed.passes[0] > closed.span[0]
+    assert closed.passes == pytest.approx((0.5 * values.ranges["ema"][0]).tolist(), rel=1e-5)
+
+
+# ---- 2: attention --------------------------------------------------------------------------------
+
+
+def test_attention_by_numbers(digits, runs):
+    teacher, student = trace(digits.teacher), Students(digits, runs).load("adadfq", 2)
+    layers, x = residual_bodies(teacher), digits.normalise(digits.images[:1])
+    view = attention.look(digits, teacher, student, x, layers[1])
+    maps = []
+    for network in (student, teacher):
+        with torch.no_grad(), capture_maps(network, layers) as found:
+            network(x)
+        maps.append(list(found.values()))
+    one = attention_divergences([maps[0][1]], [maps[1][1]])
+    assert view.divergences[:, 1] == pytest.approx([v.item() for v in one])
+    assert np.linalg.norm(view.spatial, axis=(1, 2)) == pytest.approx([1, 1], abs=1e-5)
+    assert view.channel.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert view.most_different == view.divergences.sum(axis=0).argmax()
+    same = attention.look(digits, teacher, teacher, x, layers[1])
+    assert np.abs(same.divergences).max() < 1e-6
+    with pytest.raises(UsageError, match=r"unknown layer 'unit9'"):
+        attention.look(digits, teacher, student, x, "unit9")
+
+
+def test_a_jump_to_the_layer_that_disagrees_most(digits):
+    explorer = attention_explorer(bench=digits)
+    c = explorer.controls
+    teacher, student = trace(digits.teacher), Students(digits, []).load(ROUNDED, 2)
+    explorer.set(bits=2, layer=c["layer"].options[0])
+    x = digits.normalise(digits.images[[int((digits.labels == 0).nonzero()[0])]])
+    (jump,) = (w for row in explorer.children for w in getattr(row, "children", ())
+               if w.description == "Most different layer")  # fmt: skip
+    jump.click()
+    worst = attention.look(digits, teacher, student, x, c["layer"].value).most_different
+    assert c["layer"].options[worst] == c["layer"].value
+
+
+def upload(data):
+    when = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    return ({"name": "x", "type": "", "size": len(data), "content": memoryview(data),
+             "last_modified": when},)  # fmt: skip
+
+
+def test_images_from_everywhere(digits, runs):
+    explorer = attention_explorer(runs, digits)
+    c, seen = explorer.controls, {screen(explorer)}
+    c["source"].value = sources.SYNTHETIC
+    seen.add(screen(explorer))
+    c["source"].value = sources.FILE
+    assert "choose an image file" in explorer.message.value
+    assert c["label"].disabled
+    file = io.BytesIO()
+    Image.effect_noise((40, 30), 90).save(file, "png")
+    c["file"].value = upload(file.getvalue())
+    assert explorer.message.value == ""
+    seen.add(screen(explorer))
+    assert len(seen) == 3
+    c["file"].value = upload(b"no image at all")
+    assert "not an image that can be read" in explorer.message.value
+
+
+def test_synthetic_images_need_a_run(digits):
+    explorer = attention_explorer(bench=digits)
+    explorer.controls["source"].value = sources.SYNTHETIC
+    assert "akt-lab demo" in explorer.message.value
+
+
+def test_a_run_that_was_deleted(digits, runs, tmp_path):
+    moved = Run(shutil.copytree(runs[0].folder, tmp_path / "gone"))
+    pair = [runs[2], moved]
+    for make in (attention_explorer, generator_explorer):
+        explorer = make(pair, digits)
+        shutil.rmtree(moved.folder, ignore_errors=True)
+        name = "method" if make is attention_explorer else "run"
+        explorer.controls[name].value = "adadfq"
+        assert f"{moved.folder} is no longer there" in explorer.message.value
+        shutil.copytree(runs[0].folder, moved.folder)
+
+
+def test_students_by_name(runs):
+    named = by_name([*runs, runs[0]])
+    assert set(named) == {"adadfq", "adadfq+akt paper", "adadfq-2"}
+    assert set(named["adadfq"]) == {2, 3}
+
+
+# ---- 3: gradients --------------------------------------------------------------------------------
+
+
+def test_norms_of_a_watched_run(runs):
+    found = {(n.name, n.bits): n for n in gradients.of_runs(runs)}
+    history, one = runs[0].history(), found["adadfq", 2]
+    assert one.first == 3  # after the warm-up
+    assert one.values.shape == (len(one.layers), 6)
+    column = history[f"gradient/{one.layers[2]}.weight"].dropna()
+    assert one.of(one.layers[2]) == pytest.approx(column.to_numpy())
+    assert (one.of(gradients.ALL) <= history["student/gradient_norm"].dropna() * 1.0001).all()
+
+
+def test_norms_of_a_study(norms):
+    found = {(n.name, n.bits): n for n in gradients.of_study(norms)}
+    assert set(found) == {("ce", 0), ("ce", 2), ("kd", 3)}
+    rows = norms[(norms["bits"] == 2) & (norms["step"] == 1)]
+    assert found["ce", 2].values[:, 1] == pytest.approx(rows["norm"].to_numpy())
+
+
+def test_an_explosion_is_marked(norms):
+    calm = gradients.of_study(norms)[1]
+    values = np.tile(calm.values[:, :1], 12)
+    values[:, 7] *= 30
+    wild = replace(calm, name="wild", values=values)
+    pair = (wild, replace(wild, values=np.tile(calm.values[:, :1], 12)))
+    view = gradients.View(pair, gradients.ALL, 3, gradients.limits(pair), (0, 11))
+    first, second = view.bursts()
+    assert (first.exploded, first.step, round(first.ratio)) == (True, 7, 30)
+    assert not second.exploded
+    lines = gradients.draw(view).axes[2].lines
+    assert [line.get_xdata()[0] for line in lines if line.get_marker() == "X"] == [7]
+    assert "an explosion" in gradients.show(view).alt
+
+
+def test_a_broken_off_run_can_be_scrubbed_past_its_end(norms):
+    whole = gradients.of_study(norms)[1]
+    short = replace(whole, values=whole.values[:, :1])
+    view = gradients.View(
+        (whole, short), gradients.ALL, 2, gradients.limits([whole, short]), (0, 2)
+    )
+    at = [line.get_ydata() for line in gradients.draw(view).axes[3].lines]
+    assert np.isfinite(at[0]).all()
+    assert np.isnan(at[1]).all()
+
+
+def test_gradient_explorer_without_norms(digits, tmp_path):
+    with pytest.raises(AktError, match="--watch"):
+        gradient_explorer([])
+
+
+def test_gradient_explorer_from_a_study(norms):
+    explorer = gradient_explorer(table=norms)
+    assert explorer.message.value == ""
+    assert [label for label, _ in explorer.controls["left_bits"].options] == [
+        "2 bits", "full precision",
+    ]  # fmt: skip
+
+
+# ---- 4: generator --------------------------------------------------------------------------------
+
+
+def test_generator_by_numbers(digits, runs):
+    network = load_generator(runs[0], digits)
+    real = generator.real_mismatch(digits, 3)
+    view = generator.look(digits, network, 3, 5, real)
+    z = torch.randn(10, network.latent, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), capture_bn_inputs(digits.teacher) as statistics:
+        t = digits.teacher(network(z, torch.full((10,), 3)))
+    assert view.confidence == pytest.approx(t.softmax(1)[:, 3].numpy(), abs=1e-5)
+    assert view.mismatch.mean() == pytest.approx(bns_loss(statistics).item(), rel=1e-4)
+    assert real.mean() < view.mismatch.mean()  # after nine steps nothing is learned yet
+    assert view.images.shape == (10, 16, 16)
+
+
+def test_generator_needs_a_run(digits):
+    with pytest.raises(AktError, match="akt-lab demo"):
+        generator_explorer([], digits)
