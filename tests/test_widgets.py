@@ -206,6 +206,8 @@ def test_attention_by_numbers(digits, runs):
     assert np.linalg.norm(view.spatial, axis=(1, 2)) == pytest.approx([1, 1], abs=1e-5)
     assert view.channel.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     assert view.most_different == view.divergences.sum(axis=0).argmax()
+    assert view.says[0] == digits.classes[int(digits.teacher(x).argmax())]
+    assert view.says[1] == digits.classes[int(student(x).argmax())]
     same = attention.look(digits, teacher, teacher, x, layers[1])
     assert np.abs(same.divergences).max() < 1e-6
     with pytest.raises(UsageError, match=r"unknown layer 'unit9'"):
@@ -247,6 +249,14 @@ def test_images_from_everywhere(digits, runs):
     assert len(seen) == 3
     c["file"].value = upload(b"no image at all")
     assert "not an image that can be read" in explorer.message.value
+
+
+def test_students_of_one_s_own(digits):
+    own = {2: Students(digits, []).load(ROUNDED, 2), 8: Students(digits, []).load(ROUNDED, 8)}
+    explorer = attention_explorer(bench=digits, students={"mine": own})
+    assert explorer.controls["method"].options == ("mine",)
+    assert explorer.controls["bits"].options == (2, 8)
+    assert explorer.message.value == ""
 
 
 def test_synthetic_images_need_a_run(digits):

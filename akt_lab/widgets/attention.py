@@ -21,7 +21,7 @@ from akt_lab.tracing import trace
 from akt_lab.widgets.picture import Picture, Shown
 from akt_lab.widgets.shell import Explorer, menu, offer, slider
 from akt_lab.widgets.sources import Images
-from akt_lab.widgets.students import END, Students, bench_of
+from akt_lab.widgets.students import END, Own, Students, bench_of
 
 LOWEST, HIGHEST = 1e-5, 100  # nats, of the divergences' axis
 
@@ -37,6 +37,7 @@ class View:
         divergences: spatial and channel of every layer, (2, L), KL(teacher || student) in nats.
         layer: which of them is shown.
         layers: all names.
+        says: the class that teacher and student see in the image.
     """
 
     image: np.ndarray
@@ -45,6 +46,7 @@ class View:
     divergences: np.ndarray
     layer: int
     layers: Sequence[str]
+    says: tuple[str, str]
 
     @property
     def most_different(self) -> int:
@@ -72,7 +74,7 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
     layers = residual_bodies(teacher)  # type: ignore[arg-type]
     if layer not in layers:
         raise unknown("layer", layer, layers)
-    maps = [_maps(network, x, layers) for network in (teacher, student)]
+    logits, maps = zip(*(_pass(network, x, layers) for network in (teacher, student)), strict=True)
     divergences = [attention_by_image(t, s)[0] for t, s in zip(*maps, strict=True)]
     chosen = layers.index(layer)
     pair = [m[chosen] for m in maps]
@@ -85,13 +87,15 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
         np.array(divergences).T,
         chosen,
         layers,
+        (bench.classes[int(logits[0].argmax())], bench.classes[int(logits[1].argmax())]),
     )
 
 
-def _maps(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
+def _pass(network: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Logits and maps."""
     with capture_maps(network, layers) as maps:
-        network(x)
-    return list(maps.values())
+        logits = network(x)
+    return logits, list(maps.values())
 
 
 # ---- picture -------------------------------------------------------------------------------------
@@ -162,9 +166,11 @@ def show(view: View) -> Shown:
         f"Layer {view.layer + 1} of {len(view.layers)}, {view.layers[view.layer]}: spatial "
         f"divergence {where:.2e}, channel divergence {which:.2e} nats. The student looks {more} at "
         f"row {row + 1}, column {column + 1} of {' by '.join(map(str, difference.shape))}; "
-        f"layer {worst + 1} disagrees most."
+        f"layer {worst + 1} disagrees most. The teacher says {view.says[0]}, the student "
+        f"{view.says[1]}."
     )
     reading = (
+        f"The teacher says {view.says[0]}, the student {view.says[1]}. "
         f"Divergence in this layer: spatial {where:.2e} (blue dots below), channel {which:.2e} "
         f"(red squares) nats; layer {worst + 1} disagrees most. Both maps have one scale, to "
         f"{view.spatial.max():.2f}. Red: the student looks there more, blue: less, by at most "
@@ -176,34 +182,38 @@ def show(view: View) -> Shown:
 # ---- explorer ------------------------------------------------------------------------------------
 
 
-def attention_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = None) -> Explorer:
+def attention_explorer(
+    runs: Sequence[Run] | None = None, bench: Bench | None = None, students: Own | None = None
+) -> Explorer:
     """Image x layer x student: both attention maps, their signed difference, both divergences.
 
     Args:
         runs: whose students are shown, beside those that were merely rounded.
         bench: whose images are shown; that of the runs, or digits, where None.
+        students: in place of the rounded ones, by name and bits: from `quantize_model`, frozen.
     """
     bench = bench_of(runs or (), bench)
-    students, images = Students(bench, runs or ()), Images(bench, runs or ())
+    there, images = Students(bench, runs or (), students), Images(bench, runs or ())
     teacher = trace(bench.teacher)
     layers = residual_bodies(teacher)
-    first = students.names[0]
-    bits = students.bits(first)
+    first = there.names[0]
+    bits = there.bits(first)
     c: dict[str, Any] = {
         **images.controls,
         "layer": menu("layer", layers, layers[len(layers) // 2], "whose feature map"),
-        "method": menu("student", students.names, first, "how it was made"),
+        "method": menu("student", there.names, first, "how it was made"),
         "bits": slider("bits", bits, 3 if 3 in bits else bits[0], "of weights and activations"),
         "epoch": slider("epoch", [END], END, "of the student's training"),
     }
 
     def follow() -> None:
         images.follow()
-        offer(c["bits"], students.bits(c["method"].value), students.bits(c["method"].value)[0])
-        offer(c["epoch"], students.epochs(c["method"].value, c["bits"].value), END)
+        widths = there.bits(c["method"].value)
+        offer(c["bits"], widths, widths[0])
+        offer(c["epoch"], there.epochs(c["method"].value, c["bits"].value), END)
 
     def view(layer: str, method: str, bits: int, epoch: Any, **image: Any) -> View:
-        return look(bench, teacher, students.load(method, bits, epoch), images.get(**image), layer)
+        return look(bench, teacher, there.load(method, bits, epoch), images.get(**image), layer)
 
     jump = ipywidgets.Button(description="Most different layer", tooltip="jump to it")
     rows = [

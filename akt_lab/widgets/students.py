@@ -1,6 +1,6 @@
 """The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from torch import nn
@@ -11,6 +11,7 @@ from akt_lab.gradients import Case, make_student
 from akt_lab.runs import RECORD, Run
 from akt_lab.training import load_student
 
+Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
 ROUNDED, ROUNDED_BITS = "rounded only", (2, 3, 4, 5, 6, 8)
 END = "end"
 OBSERVED = 64  # images for the ranges of a student that was merely rounded
@@ -48,19 +49,19 @@ def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
 class Students:
     """Networks by the names that a menu shows; those that were looked at stay in memory."""
 
-    def __init__(self, bench: Bench, runs: Sequence[Run]) -> None:
-        """Students of `runs` (of this bench), and of the teacher rounded without training."""
-        self.bench, self.runs = bench, by_name(runs)
+    def __init__(self, bench: Bench, runs: Sequence[Run], own: Own | None = None) -> None:
+        """Students of `runs` (of this bench), one's `own`, or the teacher's, merely rounded."""
+        self.bench, self.runs, self.own = bench, by_name(runs), dict(own or {})
         self.load = lru_cache(maxsize=NETWORKS)(self._load)
 
     @property
     def names(self) -> list[str]:
         """Of all kinds of students."""
-        return [*self.runs, ROUNDED]
+        return [*self.runs, *(self.own or [ROUNDED])]
 
     def bits(self, name: str) -> list[int]:
         """The bit-widths that there are."""
-        return sorted(self.runs[name]) if name in self.runs else list(ROUNDED_BITS)
+        return sorted(self.runs.get(name) or self.own.get(name) or ROUNDED_BITS)
 
     def epochs(self, name: str, bits: int) -> list[int | str]:
         """The epochs that a run kept, and its end."""
@@ -73,6 +74,8 @@ class Students:
         Raises:
             AktError: if its run was deleted meanwhile, or never had one.
         """
+        if name in self.own:
+            return self.own[name][bits]
         if name == ROUNDED:
             images = self.bench.normalise(self.bench.images[:OBSERVED])
             student = make_student(self.bench.teacher, Case(bits), [(images, images)])

@@ -288,35 +288,15 @@ show(
 # %% [markdown]
 # ## Explore
 #
-# Two sliders, one picture. Move **bits** down and find the clip again; watch where the levels are,
-# and how many values are beyond the last one. (Without a running kernel: the strip above shows the
-# same curves.)
+# The same layer, or any other, under your hands. Move **bits** down and find the best **clip** again:
+# where are the levels, and how many values lie beyond the last one? Then choose `activations` and the
+# range rule `ema_legacy`, which is what the papers' code really does, and move **batches seen**.
+# (Without a running kernel: the strips above show three bit-widths and their errors.)
 
 # %%
-import ipywidgets
+from akt_lab.widgets import quantizer_playground
 
-
-def draw(bits=3, clip=0.5):
-    figure, axes = plt.subplots(figsize=(7, 2.8))
-    top = clip * float(a.max())
-    axes.hist(a[a > 0].numpy(), bins=100, color="0.7")
-    for level in quantize(torch.linspace(0, top, 2000), bits, 0, top).unique():
-        axes.axvline(float(level), color="#0072b2", linewidth=0.8)
-    error = (quantize(a, bits, 0, top) - a).square().mean() / a.square().mean()
-    beyond = (a > top).float().mean()
-    axes.set(xlabel="activation", ylabel="how many", yscale="log")
-    axes.set_title(f"squared error {100 * error:.2f}%, beyond the last level {100 * beyond:.2f}%")
-    text = (
-        f"Histogram of activations with {2**bits} levels up to {top:.2f}, error {100 * error:.1f}%"
-    )
-    show(figure, alt=text, reading="Blue lines: the levels. Grey: the activations that are not 0.")
-
-
-# %%
-bits = ipywidgets.IntSlider(3, 2, 8, description="bits", continuous_update=False)
-clip = ipywidgets.FloatSlider(value=0.5, min=0.05, max=1, step=0.05, description="clip")
-clip.continuous_update = False
-_ = ipywidgets.interact(draw, bits=bits, clip=clip)
+quantizer_playground(bench)
 
 # %% [markdown]
 # ## Stretch exercise: let the computer choose

@@ -233,26 +233,13 @@ show(
 # Look at the first column of the first map. A full-precision "student" *is* its teacher: there is
 # nothing to distil, and its gradient is zero. So with this loss full precision is no yardstick.
 #
-# Now scrub through training yourself, and switch to cross-entropy. (Without a running kernel: the
-# strip above shows four of these maps.)
+# Now scrub through training yourself, two bit-widths side by side, and switch one side to
+# cross-entropy (`ce`). (Without a running kernel: the strip above shows four of these maps.)
 
 # %%
-import ipywidgets
+from akt_lab.widgets import gradient_explorer
 
-
-def scrub(loss="kd", step=0):
-    figure, axes = plt.subplots(figsize=(5.6, 0.24 * len(layers) + 1.2))
-    figure.colorbar(heat(axes, loss, step), label="log10 of gradient norm")
-    rows = maps[(maps["loss"] == loss) & (maps["step"] == step)]
-    whole = rows.groupby("bits")["norm"].agg(lambda norms: np.linalg.norm(norms))
-    text = ", ".join(f"{bit_name(b)}: {whole[b]:.2g}" for b in BITS if b in whole)
-    show(figure, alt=f"Gradient norms of {loss} at step {step}.", reading=f"All layers: {text}.")
-
-
-# %%
-step = ipywidgets.IntSlider(0, 0, STEPS - 1, description="step", continuous_update=False)
-loss = ipywidgets.ToggleButtons(options=["kd", "ce"], description="loss")
-_ = ipywidgets.interact(scrub, loss=loss, step=step)
+gradient_explorer(table=found)
 
 # %% [markdown]
 # Is any *layer* special, or does the whole map brighten at once? And was your ranking right? Of every

@@ -20,7 +20,6 @@ if not find_spec("akt_lab"):
 
 # %%
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
@@ -303,68 +302,15 @@ for number, name in enumerate(("spatial", "channel")):
 # %% [markdown]
 # ## Explore
 #
-# Choose an image, a layer and the bits. The two maps share one scale; the difference has its own,
-# with white at 0. If you find an image on which the student is **wrong**, look for the
-# layer where it goes astray. (Without a running kernel: the picture above shows four images, in one layer, at 3 bits.)
-
-
-# %%
-def draw(image=0, layer=layer, bits=3):
-    t, s = (seen[which][layer][image : image + 1] for which in ("teacher", bits))
-    where, which = (float(d) for d in attention_divergences([s], [t]))
-    maps = [spatial_attention(x).view(t.shape[-2:]) for x in (t, s)]
-    top, difference = max(float(m.max()) for m in maps), maps[1] - maps[0]
-    reach = float(difference.abs().max())
-    figure = plt.figure(figsize=(11, 2.6), layout="constrained")
-    panels = figure.subplots(1, 5, width_ratios=(1, 1, 1, 1, 2.2))
-    panels[0].imshow(pixels[image], cmap="gray", vmin=0, vmax=1)
-    panels[1].imshow(maps[0], cmap="cividis", vmin=0, vmax=top)
-    panels[2].imshow(maps[1], cmap="cividis", vmin=0, vmax=top)
-    panels[3].imshow(difference, cmap="PuOr_r", vmin=-reach, vmax=reach)
-    bars(panels[4], *(channel_attention(x)[0].numpy() for x in (t, s)))
-    titles = "image", "teacher", f"{bits} bits", f"difference, ±{reach:.2f}"
-    label(figure, panels, titles, f"KL: spatial {where:.4f}, channel {which:.4f}", image, bits)
-
+# Choose an image, a layer and the bits, or drop in an image of your own. The two maps share one
+# scale; the difference has its own, with white at 0. If you find an image on which the student is
+# **wrong**, look for the layer where it goes astray; the button jumps to the one that disagrees most.
+# (Without a running kernel: the picture above shows four images, in one layer, at 3 bits.)
 
 # %%
-def bars(panel, of_teacher, of_student):
-    places = np.arange(len(of_teacher))
-    panel.bar(places - 0.2, of_teacher, 0.4, color="#0072b2", label="teacher")
-    panel.bar(places + 0.2, of_student, 0.4, color="#d55e00", hatch="//", ec="w", label="student")
-    panel.set(xlabel="channel", ylabel="channel attention")
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.97), fontsize=8)
+from akt_lab.widgets import attention_explorer
 
-
-with torch.no_grad():
-    says = {"teacher": teacher(inputs).argmax(1)}
-    says |= {bits: student(inputs).argmax(1) for bits, student in students.items()}
-
-
-# %%
-def label(figure, panels, titles, numbers, image, bits):
-    for panel, title in zip(panels, titles, strict=False):
-        panel.set_title(title, fontsize=9)
-        panel.axis("off")
-    names = [bench.classes[int(says[which][image])] for which in ("teacher", bits)]
-    told = f"The teacher says {names[0]}, the student {names[1]}"
-    figure.suptitle(f"{told}. {numbers}", fontsize=10)
-    show(
-        figure,
-        alt=f"Attention on an image of class {bench.classes[image]}. {told}. {numbers}.",
-        reading="Orange: the student looks there more than the teacher, purple: less.",
-    )
-
-
-# %%
-import ipywidgets
-
-names = [(name, number) for number, name in enumerate(bench.classes[: len(chosen)])]
-image = ipywidgets.Dropdown(options=names, description="image of")
-which = ipywidgets.Dropdown(options=layers, value=layer, description="layer")
-bits = ipywidgets.SelectionSlider(options=BITS, value=3, description="bits")
-bits.continuous_update = False
-_ = ipywidgets.interact(draw, image=image, layer=which, bits=bits)
+attention_explorer(bench=bench, students={"rounded": students})
 
 # %% [markdown]
 # ## What the maps cannot see
