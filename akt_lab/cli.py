@@ -201,8 +201,7 @@ def _quantize(options: argparse.Namespace) -> int:
     with claim(run.folder, wait=False):
         teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
         if not ((run / RECORD).exists() and run.record.get("status") == "done"):
-            watch = getattr(options, "watch", False) or bool(run.epochs)
-            job = Job(settings, spec, run.folder, watch)
+            job = Job(settings, spec, run.folder, getattr(options, "watch", False))
             do(job, run, bench, teacher_accuracy, progress=True)
     _report(_result(run), options)
     return 0
@@ -291,18 +290,21 @@ def _notebooks(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     folder = options.folder or next((f for f in here if f.is_dir()), None)
     if folder is None or not folder.is_dir():
         raise AktError("no notebooks/ folder here: run this in AKT Lab's folder, or name --folder")
-    never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
-    offline = ["--LabApp.news_url=None", f"--LabApp.check_for_updates_class={never}"]
-    return [str(folder), *offline], {}
+    return [str(folder)], _also("JUPYTER_CONFIG_PATH")  # no news, no updates: nothing is asked for
 
 
 def _app(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
-    here = Path(__file__).parent / "widgets"
-    needed = "--VoilaConfiguration.extension_allowlist=@jupyter-widgets/jupyterlab-manager"
-    paths = [str(here / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    runs = str((options.runs or DEMO_RUNS).absolute())
-    environment = {"AKT_LAB_RUNS": runs, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
-    return [str(here / "app.ipynb"), "--template=akt-lab", needed], environment
+    widgets = ("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager")
+    needed = [f"--VoilaConfiguration.extension_allowlist={name}" for name in widgets]
+    page = str(Path(__file__).parent / "widgets" / "app.ipynb")
+    runs = {"AKT_LAB_RUNS": str((options.runs or DEMO_RUNS).absolute())}
+    return [page, "--template=akt-lab", *needed], runs | _also("JUPYTER_PATH")
+
+
+def _also(name: str) -> dict[str, str]:
+    """An environment variable with the folder of our settings and templates added to it."""
+    ours = str(Path(__file__).parent / "widgets" / "jupyter")
+    return {name: os.pathsep.join(filter(None, (os.environ.get(name), ours)))}
 
 
 # ---- what commands share ------------------------------------------------------------------------

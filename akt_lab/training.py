@@ -80,6 +80,7 @@ def train(
             versions=provenance(),
             device=str(bench.device),
             status="running",
+            watched=watch,
         )
     total_steps = settings.epochs * settings.steps
     initial = training.epoch * settings.steps

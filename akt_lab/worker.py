@@ -146,4 +146,5 @@ def do(
         images=len(bench.images),
         classes=bench.num_classes,
     )
-    train(bench, job.settings, run, progress, make_bar, job.watch)
+    watch = job.watch or run.record.get("watched", False)  # as it began
+    train(bench, job.settings, run, progress, make_bar, watch)

@@ -13,14 +13,40 @@ from akt_lab.widgets.picture import Shown
 LABEL = "9em"  # width of a control's label
 
 
-class Explorer(w.VBox):
+class Telling(w.VBox):
+    """A box that tells its user, in a sentence, what goes wrong.
+
+    Attributes:
+        message: where it is seen and read aloud.
+    """
+
+    def __init__(self, children: Sequence[Any] = ()) -> None:
+        """`message` is still to be put among the children."""
+        self.message = w.HTML()
+        super().__init__(list(children))
+
+    def say(self, sentence: str) -> None:
+        """Tell the user a sentence; an empty one clears it."""
+        self.message.value = alert(sentence) if sentence else ""
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do what a control asks for; say so if it cannot be done."""
+        try:
+            action()
+        except AktError as error:
+            self.say(str(error))
+        except Exception as error:  # a callback's traceback would be seen by nobody
+            self.say(f"this should not have happened ({type(error).__name__}: {error})")
+
+
+class Explorer(Telling):
     """Controls, and what `show` makes of their values, again at every change.
 
     What goes wrong is said in the explorer, as a sentence; the last picture stays.
 
     Attributes:
         controls: by the names under which `show` takes their values.
-        picture, message: what is on the screen.
+        picture: below them.
     """
 
     def __init__(
@@ -39,10 +65,11 @@ class Explorer(w.VBox):
             follow: adapts controls to others' values, before each picture; see `offer`.
         """
         self.show, self.controls, self.follow = show, dict(controls), follow
-        self.picture, self.message = w.HTML(), w.HTML()
-        self._quiet = False
+        self.picture, self._quiet = w.HTML(), False
         layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
-        super().__init__([*(w.Box(row, layout=layout) for row in rows), self.message, self.picture])
+        super().__init__()
+        boxes = [w.Box(row, layout=layout) for row in rows]
+        self.children = [*boxes, self.message, self.picture]
         for control in self.controls.values():
             control.observe(lambda _: self.refresh(), "value")
         self.refresh()
@@ -68,19 +95,10 @@ class Explorer(w.VBox):
         if not self._quiet:
             self.attempt(self._draw)
 
-    def attempt(self, action: Callable[[], None]) -> None:
-        """Do what a control asks for; say so in a sentence if it cannot be done."""
-        try:
-            self.say("")
-            action()
-        except AktError as error:
-            self.say(str(error))
-        except Exception as error:  # a callback's traceback would be seen by nobody
-            self.say(f"this should not have happened ({type(error).__name__}: {error})")
-
     def _draw(self) -> None:
         self._adapt()
         self.picture.value = self.show(**self.values).to_html()
+        self.say("")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -94,10 +112,6 @@ class Explorer(w.VBox):
                 self.follow()
         finally:
             self._quiet = False
-
-    def say(self, sentence: str) -> None:
-        """Tell the user a sentence, where it is seen and read aloud; an empty one clears it."""
-        self.message.value = alert(sentence) if sentence else ""
 
 
 def alert(sentence: str) -> str:

@@ -1,0 +1,59 @@
+"""All explorers as tabs of one page, for a notebook or for `akt-lab lab --app`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets as w
+
+from akt_lab.errors import AktError
+from akt_lab.widgets.labels import labels
+from akt_lab.widgets.shell import alert
+
+
+def app(runs: Path | str = "runs/demo") -> w.VBox:
+    """The five explorers as tabs; each is made when its tab is first opened.
+
+    One that cannot be made says why in its tab, and the others work.
+
+    Args:
+        runs: folder of the runs that they show; trainings go into `panel` beside it.
+    """
+    makers = _makers(Path(runs))
+    tabs = w.Tab([w.VBox() for _ in makers], titles=list(makers), selected_index=0)
+    _open(tabs, makers)
+    tabs.observe(lambda _: _open(tabs, makers), "selected_index")
+    return w.VBox([labels(), tabs])
+
+
+def _makers(folder: Path) -> dict[str, Callable[[], w.Widget]]:
+    from akt_lab.gallery import find_runs
+    from akt_lab.widgets.attention import attention_explorer
+    from akt_lab.widgets.generator import generator_explorer
+    from akt_lab.widgets.gradients import gradient_explorer
+    from akt_lab.widgets.panel import training_panel
+    from akt_lab.widgets.playground import quantizer_playground
+
+    return {
+        "1 Quantizer": lambda: quantizer_playground(),
+        "2 Attention": lambda: attention_explorer(find_runs(folder)),
+        "3 Gradients": lambda: gradient_explorer(find_runs(folder)),
+        "4 Generator": lambda: generator_explorer(find_runs(folder)),
+        "5 Training": lambda: training_panel(str(folder.parent / "panel")),
+    }
+
+
+def _open(tabs: w.Tab, makers: dict[str, Callable[[], w.Widget]]) -> None:
+    page = tabs.children[tabs.selected_index]
+    if not page.children:
+        page.children = [w.HTML("one moment …")]
+        page.children = [_made(list(makers.values())[tabs.selected_index])]
+
+
+def _made(maker: Callable[[], w.Widget]) -> w.Widget:
+    try:
+        return maker()
+    except AktError as error:
+        return w.HTML(alert(str(error)))
+    except Exception as error:  # a callback's traceback would be seen by nobody
+        said = f"this should not have happened ({type(error).__name__}: {error})"
+        return w.HTML(alert(said))
