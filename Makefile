@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lab lint figures notebooks course-zip site clean
+.PHONY: demo test test-browser lab lint figures notebooks course-zip site clean
 
 demo: .venv/ready
 	$(BIN)/akt-lab demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-browser: .venv/ready
+	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/python -m pytest tests/browser -m browser
 
 lab: .venv/ready
 	$(BIN)/akt-lab lab

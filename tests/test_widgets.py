@@ -255,14 +255,14 @@ def test_students_of_one_s_own(digits):
     own = {2: Students(digits, []).load(ROUNDED, 2), 8: Students(digits, []).load(ROUNDED, 8)}
     explorer = attention_explorer(bench=digits, students={"mine": own})
     assert explorer.controls["method"].options == ("mine",)
+    assert explorer.controls["epoch"].disabled  # there is only the end
     assert explorer.controls["bits"].options == (2, 8)
     assert explorer.message.value == ""
 
 
-def test_synthetic_images_need_a_run(digits):
+def test_without_a_run_there_are_no_synthetic_images(digits):
     explorer = attention_explorer(bench=digits)
-    explorer.controls["source"].value = sources.SYNTHETIC
-    assert "akt-lab demo" in explorer.message.value
+    assert explorer.controls["source"].options == (sources.BENCH, sources.FILE)
 
 
 def test_a_run_that_was_deleted(digits, runs, tmp_path):
@@ -338,7 +338,7 @@ def test_gradient_explorer_from_a_study(norms):
     explorer = gradient_explorer(table=norms)
     assert explorer.message.value == ""
     assert [label for label, _ in explorer.controls["left_bits"].options] == [
-        "2 bits", "full precision",
+        "2 bits", "full",
     ]  # fmt: skip
 
 

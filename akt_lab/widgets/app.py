@@ -6,11 +6,10 @@ from pathlib import Path
 import ipywidgets as w
 
 from akt_lab.errors import AktError
-from akt_lab.widgets.labels import labels
 from akt_lab.widgets.shell import alert
 
 
-def app(runs: Path | str = "runs/demo") -> w.VBox:
+def app(runs: Path | str = "runs/demo") -> w.Tab:
     """The five explorers as tabs; each is made when its tab is first opened.
 
     One that cannot be made says why in its tab, and the others work.
@@ -22,7 +21,7 @@ def app(runs: Path | str = "runs/demo") -> w.VBox:
     tabs = w.Tab([w.VBox() for _ in makers], titles=list(makers), selected_index=0)
     _open(tabs, makers)
     tabs.observe(lambda _: _open(tabs, makers), "selected_index")
-    return w.VBox([labels(), tabs])
+    return tabs
 
 
 def _makers(folder: Path) -> dict[str, Callable[[], w.Widget]]:

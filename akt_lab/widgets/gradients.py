@@ -189,7 +189,7 @@ draw = PICTURE.draw
 def show(view: View) -> Shown:
     """The picture, and what it says in words."""
     said = [
-        f"{side}, {norms.name} at {_bits(norms.bits)}: largest {burst.ratio:.1f} times the median, "
+        f"{side}, {norms.name}, {_bits(norms.bits)}: largest {burst.ratio:.1f} times the median, "
         f"at step {norms.first + burst.step}{', an explosion' if burst.exploded else ''}"
         for side, norms, burst in zip(("Left", "Right"), view.pair, view.bursts(), strict=True)
     ]
@@ -209,7 +209,7 @@ def _widths(by_bits: Iterable[int]) -> list[tuple[str, int]]:
 
 
 def _bits(bits: int) -> str:
-    return f"{bits} bits" if bits else "full precision"
+    return f"{bits} bits" if bits else "full"
 
 
 # ---- explorer ------------------------------------------------------------------------------------
@@ -253,11 +253,11 @@ def gradient_explorer(
 def _controls(
     found: Mapping[str, Mapping[int, Norms]], names: Sequence[str], steps: range
 ) -> dict[str, Any]:
-    right = names[-1]
-    fewest, most = min(found[names[0]]), max(found[right])
-    c: dict[str, Any] = {"left": menu("left", names, names[0], "a run"), "left_bits": None}
-    c |= {"right": menu("right", names, right, "the run to compare it with"), "right_bits": None}
-    for side, bits in (("left", fewest), ("right", most)):
+    first = names[0]
+    c: dict[str, Any] = {"left": menu("left", names, first, "a run"), "left_bits": None}
+    c |= {"right": menu("right", names, first, "the run to compare it with"), "right_bits": None}
+    narrow = min(found[first], key=lambda bits: bits or 99)
+    for side, bits in (("left", narrow), ("right", max(found[first]))):
         c[f"{side}_bits"] = slider(
             "bits", _widths(found[c[side].value]), bits, "of weights and activations"
         )

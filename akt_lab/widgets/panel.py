@@ -91,18 +91,15 @@ class TrainingPanel(Telling):
         self.progress = w.IntProgress(description="steps", style={"description_width": LABEL})
         self.status, self.picture, self.commands = (w.HTML() for _ in range(3))
         super().__init__()
-        self.children = self._rows()
+        self.arrange(self._rows(), [self.picture, self.commands])
         self._connect()
         self._look_into_folder()
 
-    def _rows(self) -> list[Any]:
-        """All widgets, in the order in which Tab reaches them."""
+    def _rows(self) -> list[list[Any]]:
+        """Controls, in the order in which Tab reaches them."""
         named = list(self.controls.values())
         buttons = [self.folder, self.start, self.pause, self.stop]
-        layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
-        rows = named[:3], named[3:], buttons, [self.progress, self.status]
-        boxes = [w.Box(row, layout=layout) for row in rows]
-        return [*boxes, self.message, self.picture, self.commands]
+        return [named[:3], named[3:], buttons, [self.progress, self.status]]
 
     def _connect(self) -> None:
         for control in self.controls.values():
@@ -313,7 +310,7 @@ def _folder(name: str) -> w.Text:
         tooltip="where the run is kept",
         continuous_update=False,
         style={"description_width": LABEL},
-        layout=w.Layout(width="21em"),
+        layout=w.Layout(width="23em"),
     )
 
 

@@ -1,16 +1,17 @@
 """What all explorers share: controls above, a picture below, and a sentence where one is due."""
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as w
 
 from akt_lab.errors import AktError
+from akt_lab.widgets.page import script
 from akt_lab.widgets.picture import Shown
 
-LABEL = "9em"  # width of a control's label
+LABEL = "7em"  # width of a control's label
 
 
 class Telling(w.VBox):
@@ -20,10 +21,16 @@ class Telling(w.VBox):
         message: where it is seen and read aloud.
     """
 
-    def __init__(self, children: Sequence[Any] = ()) -> None:
-        """`message` is still to be put among the children."""
+    def __init__(self) -> None:
+        """An empty box; see `arrange`."""
         self.message = w.HTML()
-        super().__init__(list(children))
+        super().__init__()
+
+    def arrange(self, rows: Iterable[Sequence[Any]], below: Sequence[Any]) -> None:
+        """Put rows of controls into it, the message, and what comes below."""
+        layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
+        boxes = [w.Box(list(row), layout=layout) for row in rows]
+        self.children = [*boxes, self.message, *below, script()]
 
     def say(self, sentence: str) -> None:
         """Tell the user a sentence; an empty one clears it."""
@@ -66,10 +73,8 @@ class Explorer(Telling):
         """
         self.show, self.controls, self.follow = show, dict(controls), follow
         self.picture, self._quiet = w.HTML(), False
-        layout = w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 12px")
         super().__init__()
-        boxes = [w.Box(row, layout=layout) for row in rows]
-        self.children = [*boxes, self.message, self.picture]
+        self.arrange(rows, [self.picture])
         for control in self.controls.values():
             control.observe(lambda _: self.refresh(), "value")
         self.refresh()
@@ -134,7 +139,11 @@ def menu(label: str, options: Sequence[Any], value: Any, tip: str) -> w.Dropdown
 
 
 def offer(control: Any, options: Sequence[Any], otherwise: Any) -> None:
-    """Give a menu or slider other options; its value stays if it is among them."""
+    """Give a menu or slider other options; its value stays if it is among them.
+
+    Where there is nothing to choose, it is disabled.
+    """
+    control.disabled = len(options) == 1
     if tuple(control.options) == tuple(options):
         return
     values = [o[1] if isinstance(o, tuple) else o for o in options]
@@ -143,7 +152,7 @@ def offer(control: Any, options: Sequence[Any], otherwise: Any) -> None:
     control.value = value
 
 
-def _look(label: str, tip: str, width: str = "21em") -> dict[str, Any]:
+def _look(label: str, tip: str, width: str = "23em") -> dict[str, Any]:
     return {
         "description": label,
         "tooltip": tip,

@@ -30,16 +30,18 @@ class Images:
 
     def __init__(self, bench: Bench, runs: Sequence[Run]) -> None:
         """Images of `bench`, and of the generator of one of its `runs`."""
-        self.bench, self.runs = bench, runs
+        self.bench = bench
+        self.runs = [run for run in runs if (run / CHECKPOINT).exists()]
+        sources = [BENCH, *([SYNTHETIC] if self.runs else []), FILE]
         classes = [(name, number) for number, name in enumerate(bench.classes)]
         self.generator = lru_cache(maxsize=1)(self._generator)
         self.controls: dict[str, Any] = {
-            "source": menu("image", [BENCH, SYNTHETIC, FILE], BENCH, "where it comes from"),
+            "source": menu("image", sources, BENCH, "where it comes from"),
             "label": menu("class", classes, 0, "of the image"),
             "number": slider("number", NUMBERS, 0, "which image of its class; the seed, if made"),
             "file": w.FileUpload(
                 accept="image/*", description="Drop or choose a file", tooltip="PNG, JPEG, ...",
-                layout=w.Layout(width="14em"),
+                layout=w.Layout(width="16em"),
             ),
         }  # fmt: skip
         c = self.controls
@@ -75,11 +77,10 @@ class Images:
 
     def _generator(self) -> Generator:
         for run in self.runs:
-            if (run / CHECKPOINT).exists():
-                generator = load_generator(run, self.bench)
-                if isinstance(generator, Generator):
-                    return generator
-        raise AktError("synthetic images need a run that trained a generator: try akt-lab demo")
+            generator = load_generator(run, self.bench)
+            if isinstance(generator, Generator):
+                return generator
+        raise AktError("none of these runs trained a generator: try akt-lab demo")
 
 
 def _rng(seed: int) -> torch.Generator:
