@@ -43,7 +43,7 @@ def gradients_explode(table: pd.DataFrame) -> Verdict:
     where = f"supported at {_and(often)} bits" if often else "not supported"
     return Verdict(
         "With plain distillation, gradients explode at low bits",
-        where,
+        where + _one_seed(plain),
         f"A step above ten times the run's median norm: {counts} bits. The usual norm grows "
         f"steadily, {growth} from {norms.index.max()} to {norms.index.min()} bits.",
         "gradients_by_bits",
@@ -67,7 +67,12 @@ def akt_calms_them(table: pd.DataFrame) -> Verdict:
     never = all(smaller == 0 for smaller, _ in words)
     word = "supported" if always else "not supported" if never else "mixed"
     text = "Largest over median norm of a run, median over seeds: " + "; ".join(numbers) + "."
-    return Verdict("AKT calms the gradients", word, text, "gradients_by_bits")
+    return Verdict("AKT calms the gradients", word + _one_seed(table), text, "gradients_by_bits")
+
+
+def _one_seed(table: pd.DataFrame) -> str:
+    """What a verdict must add where nothing is known of other seeds."""
+    return "" if table["seed"].nunique() > 1 else ", one seed"
 
 
 def attention_is_costly(table: pd.DataFrame) -> Verdict:

@@ -18,6 +18,13 @@ def gradients(bursts, exploded=10.0):
 CALM = {(b, loss): (2, 2, 3) for b in (2, 3, 8) for loss in ("kd", "paper", "code")}
 
 
+@pytest.mark.parametrize("verdict", [verdicts.gradients_explode, verdicts.akt_calms_them])
+def test_one_seed_is_called_one_seed(verdict):
+    table = gradients(CALM)
+    assert "one seed" not in verdict(table).word
+    assert verdict(table[table["seed"] == 0]).word.endswith(", one seed")
+
+
 def test_gradients_explode_where_most_seeds_do():
     assert verdicts.gradients_explode(gradients(CALM)).word == "not supported"
     found = verdicts.gradients_explode(gradients({**CALM, (2, "kd"): (20, 30, 3)}))
