@@ -563,6 +563,18 @@ show(figure, alt=listed, reading=f"{listed}. Grey: 95% interval over the images,
 # round. The paper reports that AKT gains most at 3 bits. Whether it does at an equal budget is for
 # notebook 6, with several seeds.
 #
+# ## Train one yourself
+#
+# Other bits, another variant, another seed? The panel trains in the background, about a minute for a
+# run, and you can go on working here. Pause it and go on, or stop it and finish it in a terminal with
+# the command that it shows. (Without a running kernel: the curves above are what it draws.)
+
+# %%
+from akt_lab.widgets import training_panel
+
+training_panel()
+
+# %% [markdown]
 # ## What would prove this wrong?
 #
 # Suppose AKT's student came out ahead, over many seeds. That would not show that *attention* is the
