@@ -10,6 +10,7 @@ Files are written whole or not at all, and no pickle is ever loaded.
 """
 
 import errno
+import io
 import json
 import os
 import platform
@@ -193,12 +194,18 @@ class Run:
         return sorted(int(p.stem) for p in (self.folder / EPOCHS).glob("*.safetensors"))
 
     def history(self) -> pd.DataFrame:
-        """One row a step; columns that a step did not have are NaN."""
-        return (
-            pd.read_json(self / HISTORY, lines=True)
-            if (self / HISTORY).exists()
-            else pd.DataFrame()
-        )
+        """One row a step; columns that a step did not have are NaN. Half a last line is left out.
+
+        Raises:
+            AktError: if it cannot be read.
+        """
+        if not (self / HISTORY).exists():
+            return pd.DataFrame()
+        try:
+            whole, end, _ = (self / HISTORY).read_text().rpartition("\n")
+            return pd.read_json(io.StringIO(whole + end), lines=True)
+        except (OSError, ValueError) as error:
+            raise AktError(f"{self / HISTORY} cannot be read ({error})") from error
 
     def append_history(self, rows: list[dict[str, float]]) -> None:
         """Add rows to the history."""

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import cache_folder
+from akt_lab.capture import residual_bodies
 from akt_lab.checkpoint import keep_epoch, load_epoch, resume, save, under
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.generator import Generator
@@ -224,9 +225,9 @@ def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> Non
         rows.write()
     _project(training, seconds, run, bar)
     if run:
-        save(training, run)
         if training.watch:
             keep_epoch(training, run)
+        save(training, run)
 
 
 def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> None:
@@ -268,7 +269,7 @@ def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
 
 
 def _check_finite(row: dict[str, float]) -> None:
-    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    bad = [n for n, v in row.items() if not math.isfinite(v) and not n.startswith("gradient/")]
     if bad:
         raise DivergedError(
             f"the run diverged: {', '.join(bad)} not finite at epoch {row['epoch']}, step "
@@ -373,7 +374,10 @@ def load_student(run: Run, bench: Any, epoch: int | None = None) -> tuple[nn.Mod
         AktError: if the run has not reached its first checkpoint, or did not keep that epoch.
     """
     _, student = make_networks(bench, Settings.from_dict(run.record["settings"]))
-    speed_up(student)  # it then rounds as it did when it was trained
+    keep: list[str] = []
+    with suppress(AktError):  # a network without convolutions has no maps to look at
+        keep = residual_bodies(student)
+    speed_up(student, keep=keep)  # it then rounds as it did when it was trained
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     if epoch is not None:
         tensors, source = under(load_epoch(run, epoch), "student."), f"epoch {epoch}"

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
 from akt_lab import runs, training
+from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.methods import Settings
 from akt_lab.runs import Run, load_tensors
@@ -87,6 +89,20 @@ def test_a_watched_run_keeps_its_epochs_and_changes_no_number(digits, tmp_path, 
     assert not torch.equal(*images)
     with pytest.raises(AktError, match="has not kept epoch 1"):
         load_student(plain, digits, epoch=1)
+
+
+def test_a_loaded_student_keeps_the_maps_of_a_network_without_sums(digits, tmp_path):
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10),
+    ).eval()  # fmt: skip
+    bench, run = replace(digits, teacher=plain), Run.create(tmp_path / "run")
+    train(bench, Settings(method="adadfq", **SMALL), run, progress=False)
+    student, _ = load_student(run, bench)
+    with torch.inference_mode(), capture_maps(student, residual_bodies(student)) as maps:
+        student(digits.normalise(digits.images[:4]))
+    assert min(x.min().item() for x in maps.values()) < 0  # before the ReLU, not after it
 
 
 def test_another_run_s_checkpoint_is_refused(digits, tmp_path):

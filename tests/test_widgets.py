@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -21,7 +22,7 @@ from akt_lab.grid import Job
 from akt_lab.losses import bns_loss
 from akt_lab.methods import Settings
 from akt_lab.quantizer import affine_parameters, fake_quantize
-from akt_lab.runs import Run
+from akt_lab.runs import HISTORY, Run
 from akt_lab.tracing import trace
 from akt_lab.training import load_generator
 from akt_lab.widgets import (
@@ -155,6 +156,20 @@ def test_frames_are_drawn_once_and_few_are_kept(digits, monkeypatch):
 # ---- 1: quantizer --------------------------------------------------------------------------------
 
 
+def test_activations_are_what_flows_into_the_layer(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "activations")
+    seen = []
+    convolution = digits.teacher.get_submodule("unit2.body.3")
+    handle = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with torch.no_grad():
+        for x in playground._batches(digits):
+            digits.teacher(x)
+    handle.remove()
+    extremes = [max(float(x.max()) for x in seen[: n + 1]) for n in range(20)]
+    assert values.ranges["minmax"][:, 1].tolist() == pytest.approx(extremes)
+    assert float(values.rows.min()) >= 0
+
+
 def test_playground_by_numbers(digits):
     values = playground.layer_values(digits, "unit2.body.3", "activations")
     view = playground.look(values, 3, "minmax", 20, 0.5, "identity")
@@ -277,6 +292,32 @@ def test_a_run_that_was_deleted(digits, runs, tmp_path):
         shutil.copytree(runs[0].folder, moved.folder)
 
 
+def test_runs_of_two_benches_are_not_mixed(digits, runs, tmp_path):
+    other = Run(shutil.copytree(runs[1].folder, tmp_path / "other"))
+    other.update_record(bench={**other.entry("bench"), "bench": "cifar10"})
+    for make in (attention_explorer, generator_explorer):
+        with pytest.raises(AktError, match="different benches"):
+            make([runs[0], other], digits)
+
+
+def test_runs_on_ready_images_have_no_generator(digits, runs, tmp_path):
+    pooled = Run(shutil.copytree(runs[0].folder, tmp_path / "pooled"))
+    pooled.update_record(settings={**pooled.entry("settings"), "method": "zeroq"})
+    offered = attention_explorer([pooled], digits).controls["source"].options
+    assert offered == (sources.BENCH, sources.FILE)
+    with pytest.raises(AktError, match="akt-lab demo"):
+        generator_explorer([pooled], digits)
+
+
+def test_a_run_that_went_on_is_loaded_anew(digits, runs, tmp_path):
+    run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
+    students = Students(digits, [run])
+    first = students.load("adadfq", 2)
+    assert students.load("adadfq", 2) is first
+    run.update_record(status="running")
+    assert students.load("adadfq", 2) is not first
+
+
 def test_students_by_name(runs):
     named = by_name([*runs, runs[0]])
     assert set(named) == {"adadfq", "adadfq+akt paper", "adadfq-2"}
@@ -301,6 +342,33 @@ def test_norms_of_a_study(norms):
     assert set(found) == {("ce", 0), ("ce", 2), ("kd", 3)}
     rows = norms[(norms["bits"] == 2) & (norms["step"] == 1)]
     assert found["ce", 2].values[:, 1] == pytest.approx(rows["norm"].to_numpy())
+
+
+def test_a_run_that_broke_off_is_shown_as_one(runs, tmp_path):
+    broken = Run(shutil.copytree(runs[0].folder, tmp_path / "broken"))
+    lines = (broken / HISTORY).read_text().splitlines()
+    last = json.loads(lines[-1])
+    last |= {name: float("nan") for name in last if name.startswith("gradient/")}
+    (broken / HISTORY).write_text("\n".join([*lines[:-1], json.dumps(last), '{"epo']))
+    (found,) = gradients.of_runs([broken])
+    assert found.values.shape[1] == 6
+    assert np.isnan(found.values[:, -1]).all()
+    view = gradients.View((found, found), gradients.ALL, 8, gradients.limits([found]), (3, 8))
+    assert "not finite" in gradients.show(view).alt
+    crosses = [line for line in gradients.draw(view).axes[2].lines if line.get_marker() == "X"]
+    assert [line.get_xdata()[0] for line in crosses] == [8, 8]
+
+
+def test_nothing_finite_at_all_and_a_long_run(norms):
+    calm = gradients.of_study(norms)[1]
+    nothing = replace(calm, values=np.full_like(calm.values, np.nan))
+    view = gradients.View((nothing, nothing), gradients.ALL, 0, gradients.limits([nothing]), (0, 2))
+    assert "not finite" in gradients.show(view).alt
+    values = np.ones((3, 5000))
+    values[1, 4321] = 99
+    thin = gradients._thinned(values)
+    assert thin.shape == (3, 385)
+    assert thin[1].max() == 99
 
 
 def test_an_explosion_is_marked(norms):

@@ -295,7 +295,7 @@ def test_an_unfinished_run_can_go_on_and_shows_its_curves(place):
     assert shown.pause.description == "Go on"
     assert "unfinished: epoch 2 of 4, step 60 of 200" in shown.status.value
     assert "Curves of 60 of 200 steps" in shown.picture.value
-    assert "akt-lab quantize --out runs/mine --resume" in shown.commands.value
+    assert f"akt-lab quantize --out {place}/runs/mine --resume" in shown.commands.value
     assert "--method" not in shown.commands.value  # it has settings of its own
     assert shown.message.value == ""
 
@@ -426,7 +426,7 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
     wait(shown, lambda: shown.background is None, 20)
     assert not process.is_running()
     assert shown.state == "stopped"
-    assert "akt-lab quantize --out runs/panel --resume" in shown.status.value
+    assert f"akt-lab quantize --out {place}/runs/panel --resume" in shown.status.value
     assert enabled(shown) == {"pause"}
 
     shown.pause.click()
@@ -460,6 +460,9 @@ def test_a_run_ends_by_itself_and_the_next_has_a_folder(digits, place):
     assert shown.message.value == ""
     assert shown.folder.value == "runs/panel-2"
     assert enabled(shown) == {"start"}
+    said = shown.status.value
+    shown.controls["seed"].value = 1
+    assert shown.status.value == said
 
 
 @pytest.mark.slow

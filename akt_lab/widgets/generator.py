@@ -17,11 +17,11 @@ from akt_lab.errors import AktError
 from akt_lab.generator import Generator
 from akt_lab.losses import bns_loss
 from akt_lab.plots import COLOURS
-from akt_lab.runs import CHECKPOINT, Run
+from akt_lab.runs import Run
 from akt_lab.training import load_generator
 from akt_lab.widgets.picture import Picture, Shown
 from akt_lab.widgets.shell import Explorer, menu, offer, slider
-from akt_lab.widgets.students import END, NETWORKS, Students, bench_of
+from akt_lab.widgets.students import END, NETWORKS, Students, bench_of, with_generator
 
 IMAGES, SEEDS = 10, range(30)
 LOWEST, HIGHEST = 1e-4, 1e2  # of the mismatch's axis
@@ -155,7 +155,7 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
     Raises:
         AktError: if no run trained a generator.
     """
-    made = [run for run in runs or () if (run / CHECKPOINT).exists()]
+    made = with_generator(runs or ())
     if not made:
         raise AktError("a generator needs a run that trained one: akt-lab demo makes some")
     bench = bench_of(made, bench)
@@ -165,11 +165,8 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
     real = cache(partial(real_mismatch, bench))
 
     @lru_cache(maxsize=NETWORKS)
-    def generator(run: str, bits: int, epoch: int | str) -> Generator:
-        found = load_generator(there.run(run, bits), bench, None if epoch == END else int(epoch))
-        if not isinstance(found, Generator):
-            raise AktError(f"{run} trains on ready images: it has no generator")
-        return found
+    def generator(run: str, bits: int, epoch: int | str, stamp: int) -> Any:
+        return load_generator(there.run(run, bits), bench, None if epoch == END else int(epoch))
 
     bits = there.bits(names[0])
     c: dict[str, Any] = {
@@ -186,7 +183,8 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
         offer(c["epoch"], there.epochs(c["run"].value, c["bits"].value), END)
 
     def shown(run: str, bits: int, epoch: Any, label: int, seed: int) -> Shown:
-        return show(look(bench, generator(run, bits, epoch), label, seed, real(label)))
+        network = generator(run, bits, epoch, there.stamp(run, bits))
+        return show(look(bench, network, label, seed, real(label)))
 
     rows = [[c["run"], c["bits"]], [c["label"], c["epoch"], c["seed"]]]
     return Explorer(shown, c, rows, follow)

@@ -18,6 +18,7 @@ from akt_lab.widgets.shell import Explorer, menu, offer, slider
 from akt_lab.widgets.students import by_name
 
 ALL, PREFIX = "all together", "gradient/"
+COLUMNS = 400  # of a heat map
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,20 @@ def of_runs(runs: Sequence[Run]) -> list[Norms]:
         AktError: if none did.
     """
     named = [(name, b, run) for name, group in by_name(runs).items() for b, run in group.items()]
-    found = [norms for name, b, run in named if (norms := _of_run(name, b, run.history()))]
+    found = [norms for name, b, run in named if (norms := _of_run(name, b, run))]
     if not found:
         raise AktError("no run here kept its gradient norms: akt-lab quantize --watch does")
     return found
 
 
-def _of_run(name: str, bits: int, history: pd.DataFrame) -> Norms | None:
+def _of_run(name: str, bits: int, run: Run) -> Norms | None:
+    history, warmup = run.history(), run.entry("settings")["warmup_epochs"]
     columns = [c for c in history if c.startswith(PREFIX)]
     if not columns:
         return None
-    rows = history[columns].dropna(how="all")
+    rows = history.loc[history["epoch"] >= warmup, columns]
+    if rows.empty:
+        return None
     layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns)
     return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy(float).T)
 
@@ -102,7 +106,7 @@ def of_study(found: pd.DataFrame) -> list[Norms]:
 
 
 def _of_case(name: str, bits: int, rows: pd.DataFrame) -> Norms:
-    table = rows.pivot_table(index="layer", columns="step", values="norm", sort=False)
+    table = rows.pivot_table(index="layer", columns="step", values="norm", sort=False, dropna=False)
     layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
     return Norms(name, bits, layers, int(table.columns[0]), table.to_numpy(float))
 
@@ -117,6 +121,8 @@ def limits(all_norms: Iterable[Norms]) -> tuple[float, float]:
     """Whole decades around every norm that is finite and not zero."""
     values = np.concatenate([norms.values.ravel() for norms in all_norms])
     values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return 1e-3, 1.0
     low, high = np.quantile(values, 0.01), values.max()
     return 10.0 ** np.floor(np.log10(low)), 10.0 ** np.ceil(np.log10(1.5 * high))
 
@@ -155,7 +161,7 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
     for axes, norms, burst, style in zip(maps, view.pair, view.bursts(), STYLES, strict=True):
         count, steps = norms.values.shape
         with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log10(norms.values)
+            logs = np.log10(_thinned(norms.values))
         extent = (norms.first - 0.5, norms.first + steps - 0.5, count + 0.5, 0.5)
         yield axes.imshow(logs, cmap="cividis", vmin=low, vmax=high, extent=extent, aspect="auto",
                           interpolation="nearest")  # fmt: skip
@@ -164,13 +170,19 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
                         transform=axes.transAxes, color=style["color"])  # fmt: skip
         over = norms.of(view.layer)
         yield from lines.plot(norms.first + np.arange(steps), over, linewidth=1.2, **style)
-        if np.isfinite(over[burst.step]):
-            mark = "X" if burst.exploded else "o"
-            yield from lines.plot(norms.first + burst.step, over[burst.step], mark, markersize=9,
-                                  markeredgecolor="black", color=style["color"])  # fmt: skip
+        mark, largest = "X" if burst.exploded else "o", over[burst.step]
+        height = largest if np.isfinite(largest) else view.limits[1]
+        yield from lines.plot(norms.first + burst.step, height, mark, markersize=9, clip_on=False,
+                              markeredgecolor="black", color=style["color"])  # fmt: skip
         at = _column(norms, view.step)
         yield from layers.plot(np.arange(1, count + 1), at, marker="o", markersize=4, **style)
     yield lines.axvline(view.step, color="0.4", linewidth=1)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """At most COLUMNS of a heat map: the largest of neighbouring steps, so that none is lost."""
+    starts = np.arange(0, values.shape[1], max(1, -(-values.shape[1] // COLUMNS)))
+    return np.fmax.reduceat(values, starts, axis=1)
 
 
 def _column(norms: Norms, step: int) -> np.ndarray:
@@ -189,7 +201,7 @@ draw = PICTURE.draw
 def show(view: View) -> Shown:
     """The picture, and what it says in words."""
     said = [
-        f"{side}, {norms.name}, {_bits(norms.bits)}: largest {burst.ratio:.1f} times the median, "
+        f"{side}, {norms.name}, {_bits(norms.bits)}: {_largest(burst)} "
         f"at step {norms.first + burst.step}{', an explosion' if burst.exploded else ''}"
         for side, norms, burst in zip(("Left", "Right"), view.pair, view.bursts(), strict=True)
     ]
@@ -201,6 +213,10 @@ def show(view: View) -> Shown:
         f"{low:g} to {high:g}, the same on both sides."
     )
     return Shown(PICTURE.png(view), alt, reading)
+
+
+def _largest(burst: Explosion) -> str:
+    return f"largest {burst.ratio:.1f} times the median," if burst.ratio < np.inf else "not finite"
 
 
 def _widths(by_bits: Iterable[int]) -> list[tuple[str, int]]:

@@ -86,6 +86,7 @@ class TrainingPanel(Telling):
         """A panel whose first run goes to `folder`, or to one beside it if that is taken."""
         self.default, self.state, self.place = folder, "idle", "free"
         self.background: Background | None = None
+        self.ended = ""  # what is said of the last run, until the next
         self.controls, self.folder = _controls(), _folder(free_folder(folder))
         self.start, self.pause, self.stop = _buttons()
         self.progress = w.IntProgress(description="steps", style={"description_width": LABEL})
@@ -133,7 +134,7 @@ class TrainingPanel(Telling):
     def _begin(self, words: Sequence[str]) -> None:
         self.say("")
         self._open()
-        self.background, self.state = Background(words), "running"
+        self.background, self.state, self.ended = Background(words), "running", ""
         self._draw()
         self._update()
         with suppress(RuntimeError):  # no event loop: `poll` is called by hand
@@ -181,11 +182,11 @@ class TrainingPanel(Telling):
         self.attempt(self._draw)
         text = self._status()
         with suppress(AktError):  # the folder's sentence is less than the run's own
-            if state == "done":  # the next run has a folder, too
-                self.folder.value = free_folder(self.default)
-            else:
-                self._look_into_folder()
-        self.state, self.status.value = state, html.escape(text)
+            self._look_into_folder()
+        if self.place == "taken":  # the next run has a folder, too
+            self.folder.value = free_folder(self.default)
+        self.state, self.ended = state, text
+        self._update()
         if state == "failed":
             self.say(said)
 
@@ -233,6 +234,8 @@ class TrainingPanel(Telling):
         at = f"epoch {epoch} of {s['epochs']}, step {len(rows)} of {s['epochs'] * s['steps']}"
         seconds = f"{self.background.seconds:.0f} s so far" if self.background else ""
         match self.state:
+            case "done" | "failed" if self.ended:
+                return self.ended
             case "running" if not rows:
                 return f"starting: PyTorch and the teacher are loaded, {seconds}"
             case "running":
@@ -279,10 +282,13 @@ class TrainingPanel(Telling):
         if not METHODS[values["method"]].akt:
             del values["variant"]
         options = [(f"--{name.replace('_', '-')}", str(v)) for name, v in values.items()]
-        return [*chain(*options), "--watch", "--out", self.folder.value]
+        return [*chain(*options), "--watch", *self._out()]
 
     def _words_to_go_on(self) -> list[str]:
-        return ["--out", self.folder.value, "--resume"]
+        return [*self._out(), "--resume"]
+
+    def _out(self) -> list[str]:
+        return ["--out", str(Path(self.folder.value).absolute())]  # from wherever it is typed
 
 
 def _line(words: Sequence[str]) -> str:

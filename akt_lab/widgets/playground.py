@@ -1,6 +1,6 @@
 """Explorer 1, the quantizer playground: a layer's numbers, a grid, and what the grid costs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
-from akt_lab.capture import CONVOLUTION, capture_maps
+from akt_lab.capture import CONVOLUTION
 from akt_lab.plots import COLOURS
 from akt_lab.quantizer import (
     GRADIENTS,
@@ -91,7 +91,7 @@ class View:
 
 @torch.no_grad()
 def layer_values(bench: Bench, layer: str, kind: str) -> Values:
-    """A layer's `weights`, or the `activations` that come out of it through its batch norm.
+    """A layer's `weights`, or the `activations` that flow into it.
 
     Raises:
         UsageError: if the teacher has no such layer.
@@ -100,16 +100,27 @@ def layer_values(bench: Bench, layer: str, kind: str) -> Values:
     if kind == "weights":
         weight = network.get_parameter(f"{layer}.weight").flatten(1)
         return _values(f"weights of {layer}", [weight] * BATCHES)
-    each = min(IMAGES, len(bench.images) // BATCHES)
-    batches = bench.images[: BATCHES * each].split(each)
-    maps = [_output(network, layer, bench.normalise(images)) for images in batches]
-    return _values(f"activations after {layer}", [m.relu().flatten(2).flatten(0, 1) for m in maps])
+    maps = [_input(network, layer, x) for x in _batches(bench)]
+    return _values(f"activations into {layer}", [m.flatten(2).flatten(0, 1) for m in maps])
 
 
-def _output(network: torch.nn.Module, layer: str, x: Tensor) -> Tensor:
-    with capture_maps(network, [layer]) as maps:
+def _batches(bench: Bench) -> Iterator[Tensor]:
+    """Batches of evaluation images, each spread over all of them, which may be sorted by class."""
+    count = len(bench.images)
+    chosen = torch.linspace(0, count - 1, BATCHES * min(IMAGES, max(1, count // BATCHES))).long()
+    for number in range(BATCHES):
+        yield bench.normalise(bench.images[chosen[number::BATCHES].tolist()])
+
+
+def _input(network: torch.nn.Module, layer: str, x: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    module = network.get_submodule(layer)
+    handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
+    try:
         network(x)
-    return maps[layer]
+    finally:
+        handle.remove()
+    return found[0]
 
 
 def _values(name: str, batches: list[Tensor]) -> Values:
@@ -234,7 +245,7 @@ def show(view: View) -> Shown:
         f"{CLIPS[best]:g}. {view.beyond:.2g}% lie beyond the range."
     )
     reading = (
-        f"{view.error:.3g}% squared error; {view.beyond:.2g}% beyond the last level. "
+        f"{view.error:.3g}% squared error; {view.beyond:.2g}% beyond the range. "
         f"{view.bits} bits a number are {view.effective:.3f} with the ranges' own, and the levels "
         f"carry {view.used:.2f}. Blue: the grid. Green: where a gradient gets through. "
         "Red: the error at every clip, the dot at this one."

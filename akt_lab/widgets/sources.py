@@ -10,11 +10,11 @@ from torch import Tensor
 
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
-from akt_lab.generator import Generator
 from akt_lab.images import decode_image
-from akt_lab.runs import CHECKPOINT, Run
+from akt_lab.runs import Run
 from akt_lab.training import load_generator
 from akt_lab.widgets.shell import menu, slider
+from akt_lab.widgets.students import with_generator
 
 BENCH, SYNTHETIC, FILE = "evaluation image", "synthetic", "your file"
 NUMBERS = range(50)  # of a class's images, or seeds
@@ -31,12 +31,13 @@ class Images:
     def __init__(self, bench: Bench, runs: Sequence[Run]) -> None:
         """Images of `bench`, and of the generator of one of its `runs`."""
         self.bench = bench
-        self.runs = [run for run in runs if (run / CHECKPOINT).exists()]
+        self.runs = with_generator(runs)
+        about = f"synthetic: by {self.runs[0].folder}" if self.runs else "where it comes from"
         sources = [BENCH, *([SYNTHETIC] if self.runs else []), FILE]
         classes = [(name, number) for number, name in enumerate(bench.classes)]
         self.generator = lru_cache(maxsize=1)(self._generator)
         self.controls: dict[str, Any] = {
-            "source": menu("image", sources, BENCH, "where it comes from"),
+            "source": menu("image", sources, BENCH, about),
             "label": menu("class", classes, 0, "of the image"),
             "number": slider("number", NUMBERS, 0, "which image of its class; the seed, if made"),
             "file": w.FileUpload(
@@ -75,12 +76,8 @@ class Images:
     def _normalised(self, image: Tensor) -> Tensor:
         return self.bench.normalise(image[None])
 
-    def _generator(self) -> Generator:
-        for run in self.runs:
-            generator = load_generator(run, self.bench)
-            if isinstance(generator, Generator):
-                return generator
-        raise AktError("none of these runs trained a generator: try akt-lab demo")
+    def _generator(self) -> Any:
+        return load_generator(self.runs[0], self.bench)
 
 
 def _rng(seed: int) -> torch.Generator:

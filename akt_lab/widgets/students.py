@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
+import torch
 from torch import nn
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError
 from akt_lab.gradients import Case, make_student
-from akt_lab.runs import RECORD, Run
+from akt_lab.methods import get_method
+from akt_lab.runs import CHECKPOINT, RECORD, Run
 from akt_lab.training import load_student
 
 Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
@@ -19,7 +22,17 @@ NETWORKS = 32  # that are kept
 
 
 def bench_of(runs: Sequence[Run], bench: Bench | None) -> Bench:
-    """The bench that was given, or that of the runs, or digits."""
+    """The bench that was given, or that of the runs, or digits.
+
+    Raises:
+        AktError: if the runs are not of one bench.
+    """
+    for run in runs:
+        if run.entry("bench") != runs[0].entry("bench"):
+            raise AktError(
+                f"{runs[0].folder} and {run.folder} are runs of different benches: "
+                "choose a folder with runs of one"
+            )
     if bench is not None:
         return bench
     spec = BenchSpec.from_dict(runs[0].entry("bench")) if runs else BenchSpec()
@@ -34,16 +47,29 @@ def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
         akt = settings["method"].endswith("+akt")
         name = f"{settings['method']} {settings['variant']}" if akt else settings["method"]
         bits = settings["weight_bits"]
-        same = {k: v for k, v in settings.items() if not k.endswith("_bits")}
-        others = found.get(name, {}).values()
-        differs = any(
-            {k: v for k, v in o.entry("settings").items() if not k.endswith("_bits")} != same
-            for o in others
-        )
-        if differs or bits in found.get(name, {}):
+        there = found.get(name, {})
+        if bits in there or any(_but_bits(other) != _but_bits(run) for other in there.values()):
             name = run.folder.name
+        if bits in found.get(name, {}):
+            name = str(run.folder)
         found.setdefault(name, {})[bits] = run
     return found
+
+
+def _but_bits(run: Run) -> dict[str, Any]:
+    """A run's settings; of its bits only how those of activations differ."""
+    settings = dict(run.entry("settings"))
+    weight_bits = settings.pop("weight_bits")
+    return {**settings, "act_bits": settings["act_bits"] - weight_bits}
+
+
+def with_generator(runs: Sequence[Run]) -> list[Run]:
+    """Those that trained one, and have it."""
+    return [
+        run
+        for run in runs
+        if (run / CHECKPOINT).exists() and not get_method(run.entry("settings")["method"]).pool
+    ]
 
 
 class Students:
@@ -52,7 +78,7 @@ class Students:
     def __init__(self, bench: Bench, runs: Sequence[Run], own: Own | None = None) -> None:
         """Students of `runs` (of this bench), one's `own`, or the teacher's, merely rounded."""
         self.bench, self.runs, self.own = bench, by_name(runs), dict(own or {})
-        self.load = lru_cache(maxsize=NETWORKS)(self._load)
+        self._kept = lru_cache(maxsize=NETWORKS)(self._load)
 
     @property
     def names(self) -> list[str]:
@@ -68,16 +94,26 @@ class Students:
         kept = self.runs[name][bits].epochs if name in self.runs else []
         return [*kept, END]
 
-    def _load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
+    def load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
         """A student, ready to run.
 
         Raises:
             AktError: if its run was deleted meanwhile, or never had one.
         """
+        return self._kept(name, bits, epoch, self.stamp(name, bits))
+
+    def stamp(self, name: str, bits: int) -> int:
+        """Another one whenever the run went on or was made anew."""
+        if name not in self.runs:
+            return 0
+        return (self.run(name, bits) / RECORD).stat().st_mtime_ns
+
+    def _load(self, name: str, bits: int, epoch: int | str, stamp: int) -> nn.Module:
         if name in self.own:
             return self.own[name][bits]
         if name == ROUNDED:
-            images = self.bench.normalise(self.bench.images[:OBSERVED])
+            spread = torch.linspace(0, len(self.bench.images) - 1, OBSERVED).long().tolist()
+            images = self.bench.normalise(self.bench.images[spread])
             student = make_student(self.bench.teacher, Case(bits), [(images, images)])
             return student.requires_grad_(False)
         number = None if epoch == END else int(epoch)
