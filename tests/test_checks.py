@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutants import MUTANTS
 
 from akt_lab import checks
+from tests.mutants import MUTANTS
 
 for file in sorted(Path(__file__).with_name("mutants").glob("[a-z]*.py")):
-    importlib.import_module(f"mutants.{file.stem}")
+    importlib.import_module(f"tests.mutants.{file.stem}")
 
 
 @pytest.mark.parametrize(("exercise", "answer", "says"), MUTANTS, ids=lambda v: str(v)[:60])

@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import chromium
 import nbformat
 import psutil
 import pytest
-from driving import until
 from playwright.sync_api import sync_playwright
 
 from akt_lab.benches import BenchSpec
 from akt_lab.grid import Job
 from akt_lab.methods import Settings
 from akt_lab.sweep import run_grid
+from tests.browser import chromium
+from tests.browser.driving import until
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "browser"

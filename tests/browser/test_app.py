@@ -3,9 +3,10 @@
 import base64
 import re
 
-import driving
 import pytest
-from conftest import KEPT
+
+from tests.browser import driving
+from tests.browser.conftest import KEPT
 
 pytestmark = pytest.mark.browser
 # What must be chosen first, so that every control has something to show.

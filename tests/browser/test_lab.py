@@ -1,8 +1,9 @@
 """Notebooks 1, 2 and 4 in JupyterLab, as a student uses them."""
 
-import driving
 import pytest
-from conftest import BOOKS, KEPT, LAPTOP, watched
+
+from tests.browser import driving
+from tests.browser.conftest import BOOKS, KEPT, LAPTOP, watched
 
 pytestmark = pytest.mark.browser
 FIRST = {"numbers": "activations"}

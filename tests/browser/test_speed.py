@@ -3,12 +3,13 @@
 import csv
 import statistics
 
-import driving
 import psutil
 import pytest
-from conftest import KEPT, LAPTOP, watched
 from jupyter_client import BlockingKernelClient
-from test_app import open_tab
+
+from tests.browser import driving
+from tests.browser.conftest import KEPT, LAPTOP, watched
+from tests.browser.test_app import open_tab
 
 pytestmark = pytest.mark.browser
 MOVES, WARM_UP, MEASURED = 500, 50, 30

@@ -1,6 +1,6 @@
 import torch.nn.functional as F
 
-from mutants import mutant
+from tests.mutants import mutant
 
 
 def spatial(x):

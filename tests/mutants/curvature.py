@@ -1,6 +1,6 @@
 import torch
 
-from mutants import mutant
+from tests.mutants import mutant
 
 
 def signs(size):

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from mutants import mutant
+from tests.mutants import mutant
 
 
 def fold(weight, bias, norm, factor=None, shape=(-1, 1, 1, 1)):

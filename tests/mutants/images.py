@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from mutants import mutant
+from tests.mutants import mutant
 
 
 def parts(captured, correction=0, over=(0, 2, 3)):

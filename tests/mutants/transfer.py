@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from akt_lab.attention import channel_attention, spatial_attention
-from mutants import mutant
+from tests.mutants import mutant
 
 
 def kl(p, q):
