@@ -184,6 +184,7 @@ def gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
         about: bench, steps and images, for the caption.
     """
     table = summary[(summary["loss"] == "kd") & (summary["bits"] > 0)]
+    table = table.drop(columns=["ratio", "cosine"])  # not taken under every rule
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
         _lines(axes, table, "norm", ["gradient", "ranges", "observed"], RULE_STYLE)

@@ -176,28 +176,21 @@ def _demo(options: argparse.Namespace) -> int:
 def _quantize(options: argparse.Namespace) -> int:
     from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.grid import Job
-    from akt_lab.methods import Settings
     from akt_lab.runs import RECORD, Run, claim
     from akt_lab.training import evaluate
     from akt_lab.worker import do
 
-    given, out = _given_settings(options), getattr(options, "out", None)
-    if getattr(options, "resume", False):
-        if out is None:
-            raise UsageError("--resume goes on with the run in --out: name it")
-        run = Run.open(out)
-        record = _same_as_recorded(run, given, _given_bench(options))
-        settings = Settings.from_dict(record["settings"])
-        spec = BenchSpec.from_dict(record["bench"])
-        _as_recorded(options, record)
+    out: Any = getattr(options, "out", None)
+    resume = getattr(options, "resume", False)
+    if resume:
+        settings, spec = _begun(options)
     else:
-        settings, spec = _settings(given), BenchSpec(**_given_bench(options))
+        settings, spec = _settings(_given_settings(options)), BenchSpec(**_given_bench(options))
         if out is not None and out.exists():
             Run.create(out)  # says so now if it is in use
     device = _device(options)
     bench = load_bench(spec, device, progress=True)
-    if not getattr(options, "resume", False):
-        run = Run.create(out or _free_folder(settings, spec))
+    run = Run.open(out) if resume else Run.create(out or _free_folder(settings, spec))
     with claim(run.folder, wait=False):
         teacher_accuracy = evaluate(bench.teacher, bench, progress=True)
         if not ((run / RECORD).exists() and run.record.get("status") == "done"):
@@ -342,6 +335,24 @@ def _given_bench(options: argparse.Namespace) -> dict[str, Any]:
     for name in {"mean", "std"} & given.keys():
         given[name] = tuple(number for part in given[name] for number in part)
     return given
+
+
+def _begun(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Settings and bench of the run in --out, which `options` now name, too, where they do."""
+    from akt_lab.benches import BenchSpec
+    from akt_lab.methods import Settings
+    from akt_lab.runs import Run
+
+    out = getattr(options, "out", None)
+    if out is None:
+        raise UsageError("--resume goes on with the run in --out: name it")
+    run = Run.open(out)
+    record = _same_as_recorded(run, _given_settings(options), _given_bench(options))
+    ended = record.get("status") == "done" and not record.get("watched")
+    if ended and getattr(options, "watch", False):
+        raise UsageError(f"{out} has ended without --watch: train it anew, into another --out")
+    _as_recorded(options, record)
+    return Settings.from_dict(record["settings"]), BenchSpec.from_dict(record["bench"])
 
 
 def _same_as_recorded(run: Any, settings: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 Every student starts as its teacher and sees the same images in the same order: those of a GDFQ
 generator, which never looks at a student. At each step the same loss is also taken of the
-full-precision network *with the student's weights*, for a raw norm alone says little: a loss
-that is weighted twice has twice the gradient.
+full-precision network *with the student's weights*, where a case asks for it, for a raw norm alone
+says little: a loss that is weighted twice has twice the gradient.
 """
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from akt_lab.capture import capture_maps, residual_bodies
-from akt_lab.errors import unknown
+from akt_lab.errors import AktError, unknown
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
 from akt_lab.methods import Settings
 from akt_lab.quantizer import freeze_ranges, quantize_model
@@ -46,6 +47,7 @@ class Case:
         gradient: the straight-through rule.
         ranges: the rule for activation ranges.
         observed: batches that the ranges are observed on, then frozen; the papers take 800.
+        reference: whether the full-precision network's gradient is taken beside the student's.
     """
 
     bits: int
@@ -53,6 +55,7 @@ class Case:
     gradient: str = "identity"
     ranges: str = "ema"
     observed: int = 10
+    reference: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a loss that is none."""
@@ -100,8 +103,8 @@ def study(
     Returns:
         A row for each case, step and layer: the fields of `Case` and the seed; `norm`, L2 norm of
         the weight's gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient
-        of the full-precision network with the same weights (NaN where that is noise). A case whose
-        gradient is not finite ends there.
+        of the full-precision network with the same weights (NaN where that is noise, and in a case
+        without `reference`). A case whose gradient is not finite ends there.
     """
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(cases) * len(images), unit="step", disable=not progress)
@@ -125,15 +128,18 @@ def _train(
         student.parameters(), student_lr, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
     for step, (x, y) in enumerate(images):
-        gradients = gradients_of(student, full, x, y, case.loss, layers, lam)
-        at_full = gradients_of(full, full, x, y, case.loss, layers, lam, of=student)
+        seen = None if case.loss == "ce" else see(full, x, layers)
+        gradients = gradients_of(student, seen, x, y, case.loss, lam)
+        at_full = (
+            gradients_of(full, seen, x, y, case.loss, lam, of=student) if case.reference else {}
+        )
         weights = dict(student.named_parameters())
         yield [
             {
                 **asdict(case),
                 "step": step,
                 "layer": name,
-                **_compare(weights[name], g, at_full[name]),
+                **_compare(weights[name], g, at_full.get(name)),
             }
             for name, g in gradients.items()
             if weights[name].ndim > 1
@@ -159,13 +165,32 @@ def make_student(teacher: nn.Module, case: Case, images: Sequence[Batch]) -> nn.
     return student
 
 
+class Seen(NamedTuple):
+    """What a teacher makes of a batch: logits (B, classes), and its feature maps (B, C, h, w)."""
+
+    logits: Tensor
+    maps: dict[str, Tensor]
+
+
+def see(teacher: nn.Module, x: Tensor, layers: Sequence[str]) -> Seen:
+    """A teacher's view of images x (B, channels, S, S), which every loss but `ce` needs.
+
+    Args:
+        teacher: from `tracing.trace`.
+        x: images (B, channels, S, S).
+        layers: whose maps AKT compares.
+    """
+    with torch.no_grad(), capture_maps(teacher, layers) as maps:
+        logits = teacher(x)
+    return Seen(logits, maps)
+
+
 def gradients_of(
     network: nn.Module,
-    teacher: nn.Module,
+    seen: Seen | None,
     x: Tensor,
     y: Tensor,
     loss: str,
-    layers: Sequence[str],
     lam: float = 1.0,
     of: nn.Module | None = None,
 ) -> dict[str, Tensor]:
@@ -173,40 +198,34 @@ def gradients_of(
 
     Args:
         network: whose forward pass is differentiated.
-        teacher: from `tracing.trace`.
+        seen: what the teacher makes of x, from `see`; `ce` does without.
         x: images (B, channels, S, S).
         y: classes (B,).
         loss: one of `LOSSES`.
-        layers: whose maps AKT compares.
         lam: weight of AKT's features in `paper`.
         of: a network whose weights `network` runs with, in place of its own.
     """
     weights = {k: w.detach().requires_grad_() for k, w in (of or network).named_parameters()}
-    with torch.no_grad(), capture_maps(teacher, layers) as teacher_maps:
-        t = teacher(x)
-    with capture_maps(network, layers) as maps:
+    with capture_maps(network, [*seen.maps] if seen else []) as maps:
         s = functional_call(network, weights, (x,))
-    terms = _terms(loss, s, t, y, [*maps.values()], [*teacher_maps.values()], lam)
+    terms = _terms(loss, s, y, maps, seen, lam)
     found = torch.autograd.grad(total(terms), list(weights.values()), allow_unused=True)
     pairs = zip(weights.items(), found, strict=True)
     return {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
 
 
 def _terms(
-    loss: str,
-    s: Tensor,
-    t: Tensor,
-    y: Tensor,
-    maps: list[Tensor],
-    of_teacher: list[Tensor],
-    lam: float,
+    loss: str, s: Tensor, y: Tensor, maps: dict[str, Tensor], seen: Seen | None, lam: float
 ) -> Terms:
     if loss == "ce":
         return {"ce": F.cross_entropy(s, y)}
-    plain = {"kd": kd_loss(s, t)}
+    if seen is None:
+        raise AktError(f"the loss {loss} needs what the teacher sees: pass see(teacher, x, layers)")
+    plain = {"kd": kd_loss(s, seen.logits)}
     if loss == "kd":
         return plain
-    return akt_terms(plain, maps, of_teacher, loss, lam=lam if loss == "paper" else None)
+    pairs = [*maps.values()], [*seen.maps.values()]
+    return akt_terms(plain, *pairs, loss, lam=lam if loss == "paper" else None)
 
 
 def _one_lambda(teacher: nn.Module, images: Sequence[Batch]) -> float:
@@ -220,13 +239,15 @@ def _one_lambda(teacher: nn.Module, images: Sequence[Batch]) -> float:
     return balanced_lambda(student, {"kd": kd_loss(s, t)}, features)
 
 
-def _compare(weight: Tensor, gradient: Tensor, reference: Tensor) -> dict[str, float]:
-    norm, reference_norm = gradient.norm().item(), reference.norm().item()
-    weight_norm = weight.detach().norm().item()
+def _compare(weight: Tensor, gradient: Tensor, reference: Tensor | None) -> dict[str, float]:
+    norm, weight_norm = gradient.norm().item(), weight.detach().norm().item()
+    alone = {"norm": norm, "weight_norm": weight_norm}
+    if reference is None:
+        return {**alone, "reference_norm": math.nan, "cosine": math.nan}
+    reference_norm = reference.norm().item()
     told = min(norm, reference_norm) > NOISE * weight_norm
     cosine = (gradient * reference).sum().item() / (norm * reference_norm) if told else math.nan
-    norms = {"norm": norm, "weight_norm": weight_norm, "reference_norm": reference_norm}
-    return {**norms, "cosine": cosine}
+    return {**alone, "reference_norm": reference_norm, "cosine": cosine}
 
 
 # ---- what it says -------------------------------------------------------------------------------
@@ -318,9 +339,12 @@ def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
 
 
 def grid(bits: Sequence[int] = (0, 8, 6, 5, 4, 3, 2)) -> list[Case]:
-    """The cases of the figures: losses by bits, then straight-through and range rules by bits."""
+    """The cases of the figures: losses by bits, then straight-through and range rules by bits.
+
+    Of the rules only the norms are shown: their cases take no `reference`.
+    """
     losses = [Case(b, loss) for b, loss in itertools.product(bits, LOSSES) if loss != "published"]
-    rules = [Case(b, "kd", gradient="clipped") for b in bits if b]
-    for observed in (20, PAPERS_UPDATES):
-        rules += [Case(b, "kd", ranges="ema_legacy", observed=observed) for b in bits if b]
-    return losses + rules
+    alone = partial(Case, reference=False)
+    rules = [partial(alone, gradient="clipped")]
+    rules += [partial(alone, ranges="ema_legacy", observed=n) for n in (20, PAPERS_UPDATES)]
+    return losses + [rule(b) for rule in rules for b in bits if b]

@@ -45,6 +45,7 @@ def test_quantize_and_evaluate(capsys, tmp_path, digits):
     refused(capsys, 1, "already exists", "quantize", *SMALL, "--out", out)
     resume = ["quantize", "--resume", "--out", out]
     refused(capsys, 2, "was made with weight_bits 4, not 3", *resume, "--bits", 3)
+    refused(capsys, 2, "has ended without --watch", *resume, "--watch")
     code, _, _ = run(capsys, "quantize", "--out", out, "--resume", "--bits", 4)
     assert code == 0  # ended: nothing to do
 

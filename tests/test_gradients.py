@@ -52,7 +52,7 @@ def test_the_reference_is_the_full_precision_network_with_the_student_s_weights(
     with torch.no_grad():
         for weight in student.parameters():
             weight.mul_(1.1)
-    found = gradients_of(full, full, x, y, "ce", [], of=student)
+    found = gradients_of(full, None, x, y, "ce", of=student)
     moved = trace(digits.teacher)
     moved.load_state_dict(student.state_dict(), strict=False)
     F.cross_entropy(moved(x), y).backward()
@@ -91,6 +91,21 @@ def test_steps_add_the_layers_up(found):
     assert -1 <= whole.cosine <= 1
     with_nan = rows.assign(norm=math.nan, cosine=math.nan)
     assert math.isnan(by_step(with_nan).norm.iloc[0])
+
+
+def test_a_case_without_reference_has_the_same_gradients_and_no_cosine(digits, images, found):
+    alone = study(digits, [Case(3, "kd", reference=False)], images, progress=False)
+    beside = found[(found.bits == 3) & (found.loss == "kd")]
+    assert (alone.norm.to_numpy() == beside.norm.to_numpy()).all()
+    assert alone[["reference_norm", "cosine"]].isna().all(axis=None)
+    summary = summarise(alone)
+    assert summary.norm.item() > 0
+    assert summary[["ratio", "cosine"]].isna().all(axis=None)
+
+
+def test_only_cross_entropy_does_without_a_teacher(digits, images):
+    with pytest.raises(AktError, match="what the teacher sees"):
+        gradients_of(trace(digits.teacher), None, *images[0], "kd")
 
 
 def test_a_case_that_breaks_off_ends_there(digits, images):

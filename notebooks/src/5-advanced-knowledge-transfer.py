@@ -256,11 +256,12 @@ for images in x.split(LOOK // 4):
 # meant, and `variant="paper"` the equations above.
 
 # %%
-from akt_lab.gradients import gradients_of
+from akt_lab.gradients import gradients_of, see
 
-reference = gradients_of(student, teacher, x, y, "kd", layers)
+seen = see(teacher, x, layers)
+reference = gradients_of(student, seen, x, y, "kd")
 for loss in ("published", "code", "paper"):
-    found = gradients_of(student, teacher, x, y, loss, layers, lam)
+    found = gradients_of(student, seen, x, y, loss, lam)
     own = 0.5 if loss == "paper" else 1.0  # the share that the plain loss keeps
     change = sum((found[n] - own * g).square().sum() for n, g in reference.items()).sqrt()
     size = sum(g.square().sum() for g in reference.values()).sqrt()
