@@ -2,18 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from akt_lab.errors import AktError
+from akt_lab.options import SETTING_OPTIONS, add_bench_options, given_bench, given_settings
 
 IN_THE_GRID = ("--method", "--bits", "--seed", "--variant")  # of one run; a sweep has several
 RESULTS = "results.jsonl"
 
 
-def add_sweep(commands: Any, settings: Mapping[str, dict[str, Any]]) -> argparse.ArgumentParser:
-    """Add `akt-lab sweep`; `settings` are the options of a single run."""
+def add_sweep(commands: Any) -> None:
+    """Add `akt-lab sweep`."""
     parser = commands.add_parser(
         "sweep",
         help="a grid of runs, side by side or on a cluster",
@@ -33,10 +33,10 @@ def add_sweep(commands: Any, settings: Mapping[str, dict[str, Any]]) -> argparse
     where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, tcp://host:port")
     where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     one = parser.add_argument_group("settings that all runs share")
-    for name, how in settings.items():
+    for name, how in SETTING_OPTIONS.items():
         if name not in IN_THE_GRID:
             one.add_argument(name, **how)
-    return parser
+    add_bench_options(parser)
 
 
 def _several(group: Any, name: str, kind: type, default: list[Any], what: str) -> None:
@@ -63,8 +63,8 @@ def add_table(commands: Any) -> None:
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw it, too, into this folder")
 
 
-def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str, Any]) -> int:
-    """Do the grid, or list it; `settings` and `bench` are what the command line named."""
+def sweep(options: argparse.Namespace) -> int:
+    """Do the grid, or list it."""
     from akt_lab import results
     from akt_lab.benches import BenchSpec
     from akt_lab.grid import has_ended, jobs_of
@@ -73,12 +73,13 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any], bench: dict[str
     from akt_lab.worker import Place, choose_device
 
     out = options.out.absolute()
+    settings = given_settings(options)
     others = {k: v for k, v in settings.items() if k not in ("bits", "weight_bits", "act_bits")}
     others |= {k: getattr(options, k) for k in ("weight_bits", "act_bits") if hasattr(options, k)}
+    spec = BenchSpec(**given_bench(options))
     jobs = jobs_of(
-        out, BenchSpec(**bench), options.methods, options.bits, options.seeds, options.variants,
-        others,
-    )  # fmt: skip
+        out, spec, options.methods, options.bits, options.seeds, options.variants, others
+    )
     check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
         file = out / RESULTS

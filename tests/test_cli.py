@@ -148,10 +148,11 @@ def test_a_diverged_run_exits_with_one(capsys, tmp_path, digits):
 
 
 def test_mean_and_std_in_either_form():
-    from akt_lab.cli import _given_bench, _parser
+    from akt_lab.cli import _parser
+    from akt_lab.options import given_bench
 
     for form in (["--mean", "0.5", "0.4", "0.3"], ["--mean", "0.5,0.4,0.3"]):
-        assert _given_bench(_parser().parse_args(["quantize", *form]))["mean"] == (0.5, 0.4, 0.3)
+        assert given_bench(_parser().parse_args(["quantize", *form]))["mean"] == (0.5, 0.4, 0.3)
 
 
 def test_doctor(capsys):

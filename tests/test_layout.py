@@ -14,7 +14,7 @@ ORDER = """
     curvature errorcost compiled runs digits images known benches methods pool checkpoint step
     training gradients studies results grid live worker sweep resampling tables plots
     analysis_plots field_plots verdicts diagrams dotplot curves demo ablations gallery
-    doctor options many course cli
+    doctor options one many course cli
 """.split()
 ALONE = set(
     """
