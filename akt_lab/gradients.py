@@ -32,6 +32,7 @@ from akt_lab.training import prepare
 
 LOSSES = ("ce", "kd", "paper", "code", "published")
 NOISE = 1e-6  # of the weights' norm: a gradient below it is rounding, and has no direction
+DRAWN_AFTER = 200  # steps of the generator, which then draws what a study sees
 PAPERS_UPDATES = 800  # of the ranges in a warm-up of 4 epochs of 200 steps
 Batch = tuple[Tensor, Tensor]
 
@@ -66,13 +67,21 @@ class Case:
 # ---- the study ----------------------------------------------------------------------------------
 
 
-def synthetic_batches(bench: Any, batches: int, batch_size: int, seed: int = 0) -> list[Batch]:
+def synthetic_batches(
+    bench: Any, batches: int, batch_size: int, seed: int = 0, progress: bool = False
+) -> list[Batch]:
     """Images (B, channels, S, S) and classes (B,) from a GDFQ generator after 200 steps."""
     settings = Settings(
-        method="gdfq", batch_size=batch_size, epochs=2, steps=200, warmup_epochs=1, seed=seed
+        method="gdfq",
+        batch_size=batch_size,
+        epochs=2,
+        steps=DRAWN_AFTER,
+        warmup_epochs=1,
+        seed=seed,
     )
     run = prepare(bench, settings)
-    for _ in range(settings.steps):
+    bar = tqdm(range(DRAWN_AFTER), "generator of synthetic images", disable=not progress)
+    for _ in bar:
         train_step(run, *run.generator.draw(batch_size, run.rng))
     found = []
     for _ in range(batches):

@@ -226,12 +226,14 @@ class ActivationQuantizer(nn.Module):
     def observe(self, x: Tensor) -> None:
         """Update the range with one batch's smallest and largest value."""
         self.updates += 1
-        for kept, seen, extreme in zip(
-            (self.low, self.high), x.aminmax(), (torch.minimum, torch.maximum), strict=True
-        ):
-            seen = seen.to(kept.dtype)
-            later = extreme(kept, seen) if self.ranges == "minmax" else self._average(kept, seen)
-            kept.copy_(torch.where(self.updates == 1, seen, later))
+        kept, seen = torch.stack([self.low, self.high]), torch.stack(x.aminmax()).to(self.low.dtype)
+        if self.ranges == "minmax":
+            later = torch.stack([torch.minimum(kept[0], seen[0]), torch.maximum(kept[1], seen[1])])
+        else:
+            later = self._average(kept, seen)
+        low, high = torch.where(self.updates == 1, seen, later)
+        self.low.copy_(low)
+        self.high.copy_(high)
 
     def _average(self, kept: Tensor, seen: Tensor) -> Tensor:
         weight = 1 - EMA_DECAY**self.updates

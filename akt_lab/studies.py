@@ -1,10 +1,12 @@
 """The tables behind the figures of the analysis: each is made once from runs, and kept as CSV.
 
-They lie in `studies/` beside the runs; remove that folder to have them made again.
+They lie in `studies/` beside the runs, with the synthetic images that they are of; remove that
+folder to have all of it made again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -29,7 +32,8 @@ from akt_lab.curvature import (
 )
 from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
 from akt_lab.errors import AktError
-from akt_lab.gradients import Case, grid, make_student, study, synthetic_batches
+from akt_lab.gradients import Batch, Case, grid, make_student, study, synthetic_batches
+from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import get_method
 from akt_lab.runs import Run, write_whole
 from akt_lab.tracing import trace as graph_of
@@ -60,6 +64,21 @@ def kept(runs: Sequence[Run], name: str, make: Callable[[], pd.DataFrame]) -> pd
     return pd.read_csv(path, keep_default_na=True)
 
 
+def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
+    """The batches that studies see: made once, and kept as studies/images-SEED.safetensors."""
+    path = runs[0].folder.parent / "studies" / f"images-{seed}.safetensors"
+    if not path.exists():
+        made = synthetic_batches(bench, effort(bench)[0], batch_size(bench), seed, progress=True)
+        x, y = (torch.stack(part) for part in zip(*made, strict=True))
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, save({"x": x.contiguous(), "y": y}))
+    found = load(path.read_bytes())
+    # Laid out as a generator draws them: the same kernels, and the same bits.
+    layout = torch.channels_last if found["x"].shape[2] > 1 else torch.contiguous_format
+    images = (x.clone(memory_format=layout) for x in found["x"])
+    return [*zip(images, found["y"], strict=True)]
+
+
 def batch_size(bench: Bench) -> int:
     """Of a study: more of small images."""
     return 64 if bench.image_size <= SMALL_IMAGES else 16
@@ -78,16 +97,12 @@ def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
-        nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
-        light = replace(bench, images=nothing, labels=bench.labels[:0])  # for the workers
-        steps, seeds = effort(bench)
-        tasks = []
-        for seed in seeds:
-            images = synthetic_batches(bench, steps, batch_size(bench), seed)
+        tasks = {}
+        for seed in effort(bench)[1]:
+            images = synthetic(runs, bench, seed)
             for bits, cases in groupby(sorted(grid(), key=_bits), key=_bits):
-                about = f"seed {seed}, {bits or 'full precision'}"
-                task = delayed(study)(light, list(cases), images, seed=seed, progress=False)
-                tasks.append((about, task))
+                task = partial(study, _light(bench), [*cases], images, seed=seed, progress=False)
+                tasks[f"gradients, seed {seed}, {_name(bits)}"] = task
         return pd.concat(_side_by_side(tasks, progress), ignore_index=True)
 
     return kept(runs, "gradients", make)
@@ -97,16 +112,32 @@ def _bits(case: Case) -> int:
     return case.bits
 
 
-def _side_by_side(tasks: Sequence[tuple[str, Any]], progress: bool) -> list[pd.DataFrame]:
+def _name(bits: int) -> str:
+    return f"{bits} bits" if bits else "full precision"
+
+
+def _light(bench: Bench) -> Bench:
+    """For another process: without the images, which it does not need."""
+    nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
+    return replace(bench, images=nothing, labels=bench.labels[:0])
+
+
+def _side_by_side(tasks: Mapping[str, Callable[[], Any]], progress: bool) -> list[Any]:
     """Each task in a process of one thread, a process a core: small networks fill no second one."""
     found = []
     with parallel_config("loky", inner_max_num_threads=1):
-        ends = Parallel(n_jobs=cpu_count(), return_as="generator")(task for _, task in tasks)
+        start = Parallel(n_jobs=cpu_count(), return_as="generator")
+        ends = start(delayed(_in_worker)(task) for task in tasks.values())
         bar = tqdm(zip(tasks, ends, strict=True), total=len(tasks), disable=not progress)
-        for (about, _), table in bar:
-            bar.set_description(f"gradients: {about}")
-            found.append(table)
+        for about, end in bar:
+            bar.set_description(about)
+            found.append(end)
     return found
+
+
+def _in_worker(task: Callable[[], Any]) -> Any:
+    keep_freed_memory()
+    return task()
 
 
 # ---- attention ----------------------------------------------------------------------------------
@@ -129,7 +160,7 @@ def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
     layers = residual_bodies(teacher)
     images = bench.normalise(bench.images[:SHOWN])
     seen = _maps(teacher, layers, images)
-    calibration = synthetic_batches(bench, 10, batch_size(bench))
+    calibration = synthetic(runs, bench)[:10]
     for run in runs:
         settings = run.record["settings"]
         if run.record.get("status") != "done":
@@ -195,15 +226,20 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
-        calibration = synthetic_batches(bench, 10, batch_size(bench))
+        images = synthetic(runs, bench)[:10]
         cases = [(0, None), *((b, k) for b in CURVED_BITS for k in SHARPNESS)]
-        bar = tqdm(cases, unit="case", disable=not progress, desc="curvature")
-        return pd.DataFrame([_curvature(bench, bits, k, calibration) for bits, k in bar])
+        tasks = {
+            f"curvature, {_name(bits)}, sharpness {k or 0}": partial(
+                _curvature, _light(bench), bits, k, images
+            )
+            for bits, k in cases
+        }
+        return pd.DataFrame(_side_by_side(tasks, progress))
 
     return kept(runs, "curvature", make)
 
 
-def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Any) -> Row:
+def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequence[Batch]) -> Row:
     network: nn.Module = graph_of(bench.teacher)
     if sharpness is not None:
         network = smooth_student(make_student(bench.teacher, Case(bits), images), sharpness)
@@ -227,19 +263,24 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
-        calibration = synthetic_batches(bench, 10, batch_size(bench))
-        x = calibration[0][0]
-        with torch.no_grad():
-            logits = bench.teacher(x)
-        pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
-        rows = []
-        for bits in tqdm((0, *CURVED_BITS), unit="case", disable=not progress, desc="asymmetry"):
-            student = make_student(bench.teacher, Case(bits), calibration)
-            found = field_asymmetry(student, x, logits, pairs=pairs)
-            rows.append({"bits": bits, "ratio": found.value, "error": found.error, "pairs": pairs})
-        return pd.DataFrame(rows)
+        images, light = synthetic(runs, bench)[:10], _light(bench)
+        tasks = {
+            f"asymmetry, {_name(bits)}": partial(_asymmetry, light, bits, images)
+            for bits in (0, *CURVED_BITS)
+        }
+        return pd.DataFrame(_side_by_side(tasks, progress))
 
     return kept(runs, "asymmetry", make)
+
+
+def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
+    x = images[0][0]
+    with torch.no_grad():
+        logits = bench.teacher(x)
+    pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
+    student = make_student(bench.teacher, Case(bits), images)
+    found = field_asymmetry(student, x, logits, pairs=pairs)
+    return {"bits": bits, "ratio": found.value, "error": found.error, "pairs": pairs}
 
 
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -253,7 +294,7 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
         teacher = graph_of(bench.teacher)
-        ((images, _),) = synthetic_batches(bench, 1, batch_size(bench))
+        images, _ = synthetic(runs, bench)[0]
         with torch.no_grad():
             logits = teacher(images)
         directions = filter_normalised_directions(teacher)

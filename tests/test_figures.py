@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from akt_lab import demo, gallery, studies
+from akt_lab import demo, gallery, gradients, studies
 from akt_lab.errors import AktError, UsageError
 from akt_lab.gradients import grid
 from akt_lab.plots import Drawing, proportion_interval, save
@@ -75,6 +75,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     }
     for name, value in small.items():
         monkeypatch.setattr(studies, name, value)
+    monkeypatch.setattr(gradients, "DRAWN_AFTER", 10)
     monkeypatch.setattr(studies, "grid", lambda: grid((0, 8, 3, 2)))
     folder, table, _ = small_demo
     runs = gallery.find_runs(folder)
