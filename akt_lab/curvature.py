@@ -115,7 +115,7 @@ def asymmetry(
     teacher_logits: Tensor,
     temperature: float = 20.0,
     pairs: int = 8,
-    step: float = 1e-8,
+    step: float = 1e-10,
     seed: int = 0,
 ) -> Estimate:
     """How far what backward() returns is from any function's gradient: |J - J'| / 2|J|.

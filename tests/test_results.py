@@ -34,6 +34,6 @@ def test_a_page_shows_the_command_s_table(page, name, capsys):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_lines_are_whole_and_name_no_place(path):
     lines = read(path)
-    assert len({line["run"] for line in lines}) == len(lines)
+    assert len({(line["run"], line["settings"]["precision"]) for line in lines}) == len(lines)
     assert "/" not in "".join(str(line["bench"][k]) for line in lines for k in ("data", "weights"))
     assert all(line["commit"] for line in lines)

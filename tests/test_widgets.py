@@ -77,6 +77,7 @@ def explorer(request, digits, runs):
         "gradients": lambda: gradient_explorer(runs),
         "generator": lambda: generator_explorer(runs, digits),
     }
+    plt.close("all")  # what other tests left open
     return made[request.param]()
 
 

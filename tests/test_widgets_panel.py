@@ -401,7 +401,7 @@ def test_a_panel_whose_run_is_going_is_given_again(place, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(digits, place):
-    shown = small(method="adadfq", steps=25)
+    shown = small(method="adadfq", steps=100)
     lines = place / "runs" / "panel" / "history.jsonl"
     shown.start.click()
     assert enabled(shown) == {"pause", "stop"}
@@ -420,7 +420,7 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
 
     shown.pause.click()
     assert shown.state == "running"
-    wait(shown, lambda: len(shown.history.rows) > max(25, held.count(b"\n")))
+    wait(shown, lambda: len(shown.history.rows) > max(100, held.count(b"\n")))
     shown.pause.click()
     shown.stop.click()
     wait(shown, lambda: shown.background is None, 20)
@@ -431,7 +431,7 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
 
     shown.pause.click()
     before = shown.history
-    wait(shown, lambda: before.rows and len(shown.history.rows) > 25)
+    wait(shown, lambda: before.rows and len(shown.history.rows) > 100)
     shown.stop.click()
     wait(shown, lambda: shown.background is None, 20)
 
@@ -440,7 +440,7 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
     assert done.returncode == 0, done.stderr
     run = Run.open("runs/panel")
     assert run.record["status"] == "done"
-    assert len(run.history()) == 75
+    assert len(run.history()) == 300
 
 
 @pytest.mark.slow
