@@ -80,7 +80,7 @@ def build(names: list[str]) -> None:
 # ---- run ----------------------------------------------------------------------------------------
 
 
-def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode, float]:
+async def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode, float]:
     """The notebook, executed in `folder` with sockets blocked, and the seconds that it took.
 
     Raises:
@@ -96,7 +96,7 @@ def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode, float
     start = time.monotonic()
     limit = 240 if smoke else 1800  # seconds a cell: a kernel that hangs is told by its cell
     client = NotebookClient(book, timeout=limit, resources={"metadata": {"path": str(folder)}})
-    asyncio.run(client.async_execute())
+    await client.async_execute()
     return book, time.monotonic() - start
 
 
@@ -118,7 +118,7 @@ def run(names: list[str], smoke: bool) -> int:
     strict, bad = bool(os.environ.get("AKT_STRICT_TIME")), 0
     for source in chosen(names):
         for place in places(source):
-            book, seconds = execute(place, place.parent, smoke)
+            book, seconds = asyncio.run(execute(place, place.parent, smoke))
             target = EXECUTED / place.relative_to(HERE)
             target.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(book, target)

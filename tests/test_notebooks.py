@@ -1,9 +1,9 @@
 """The course: built from its sources, runs offline; stubs fail their check, solutions pass."""
 
+import asyncio
 import importlib.util
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -58,15 +58,19 @@ def test_keeps_to_the_plan(source):
     assert "plt.show" not in text  # course.show asks for alt text
 
 
+async def both(source, folder):
+    """The student's notebook and the solution's, side by side."""
+    return await asyncio.gather(*(course.execute(p, folder, True) for p in course.places(source)))
+
+
 @pytest.mark.slow
 @by_name
 def test_runs(source, tmp_path, digits, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the two kernels, side by side
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(course.execute, p, tmp_path, True) for p in course.places(source)]
-    for job, place, mark in zip(jobs, course.places(source), "✗✓", strict=True):
-        book, seconds = job.result()
+    for (book, seconds), place, mark in zip(
+        asyncio.run(both(source, tmp_path)), course.places(source), "✗✓", strict=True
+    ):
         print(f"{place.name}: {seconds:.0f} s in smoke size, budget {book.metadata.akt_lab.budget}")
         assert not course.errors(book)
         said = results(book)

@@ -124,6 +124,15 @@ def test_what_goes_wrong_is_said_and_the_picture_stays(explorer):
     assert screen(explorer) == before
 
 
+def test_a_complaint_is_taken_back_before_the_new_picture_comes(explorer):
+    explorer.say("something went wrong")
+    explorer.picture.value = ""
+    seen = []
+    explorer.picture.observe(lambda _: seen.append(explorer.message.value), "value")
+    explorer.refresh()
+    assert seen == [""]
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 
 

@@ -102,8 +102,9 @@ class Explorer(Telling):
 
     def _draw(self) -> None:
         self._adapt()
-        self.picture.value = self.show(**self.values).to_html()
-        self.say("")
+        picture = self.show(**self.values).to_html()
+        self.say("")  # first: a new picture never stands below an old complaint
+        self.picture.value = picture
 
     @property
     def values(self) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def said(area):
     return [t for t in area.get_by_role("alert").all_inner_texts() if t.strip()]
 
 
+def hears(area, sentence):
+    """Wait for a complaint that holds a sentence."""
+    until(lambda: any(sentence in t for t in said(area)))
+
+
 # ---- moves --------------------------------------------------------------------------------------
 
 
