@@ -96,8 +96,25 @@ async def execute(place: Path, folder: Path, smoke: bool) -> tuple[NotebookNode,
     start = time.monotonic()
     limit = 240 if smoke else 1800  # seconds a cell: a kernel that hangs is told by its cell
     client = NotebookClient(book, timeout=limit, resources={"metadata": {"path": str(folder)}})
-    await client.async_execute()
+    listening = asyncio.create_task(listen(client))
+    try:
+        await client.async_execute()
+    finally:
+        listening.cancel()
     return book, time.monotonic() - start
+
+
+async def listen(client: NotebookClient) -> None:
+    """Look once a second whether the kernel has replied.
+
+    nbclient answers an Output widget on the socket on which it waits for the cell's reply. If the
+    reply comes just then, sending takes the signal that it has come, and the waiting goes on; any
+    other look at the socket ends it.
+    """
+    while True:
+        await asyncio.sleep(1)
+        if client.kc and (socket := client.kc.shell_channel.socket):
+            await socket.poll(1)
 
 
 def errors(book: NotebookNode) -> list[str]:

@@ -4,10 +4,15 @@ import asyncio
 import importlib.util
 import re
 import shutil
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import zmq
+import zmq.asyncio
 
 from akt_lab import checks
 
@@ -88,6 +93,33 @@ def test_runs(source, tmp_path, digits, monkeypatch):
         assert not any(
             "image/png" in o.get("data", {}) for c in book.cells for o in c.get("outputs", ())
         )
+
+
+def test_a_reply_that_came_while_something_was_sent_is_found():
+    asyncio.run(answer_while_sending())
+
+
+async def answer_while_sending():
+    """As nbclient does with an Output widget; alone, the client would wait for a minute."""
+    with ExitStack() as open_:
+        ours, theirs = (open_.enter_context(c()) for c in (zmq.asyncio.Context, zmq.Context))
+        client = open_.enter_context(ours.socket(zmq.DEALER))
+        kernel = open_.enter_context(theirs.socket(zmq.ROUTER))
+        port = kernel.bind_to_random_port("tcp://127.0.0.1")
+        client.connect(f"tcp://127.0.0.1:{port}")
+        send = zmq.Socket.shadow(client.underlying).send  # jupyter_client's way
+        send(b"request")
+        name, _ = kernel.recv_multipart()
+        waiting = client.poll(60_000)
+        await asyncio.sleep(0.2)
+        kernel.send_multipart([name, b"reply"])
+        time.sleep(0.2)  # the reply comes while the client is busy
+        send(b"answer to a widget")
+        channel = SimpleNamespace(socket=client)
+        nbclient = SimpleNamespace(kc=SimpleNamespace(shell_channel=channel))
+        listening = asyncio.create_task(course.listen(nbclient))
+        assert await asyncio.wait_for(waiting, 20)
+        listening.cancel()
 
 
 def test_every_check_is_asked_for():
