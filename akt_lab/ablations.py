@@ -14,9 +14,9 @@ from akt_lab import demo
 from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.grid import Job
+from akt_lab.intervals import mean_interval
 from akt_lab.plots import METHOD_STYLE, STYLE, Drawing
 from akt_lab.runs import Run
-from akt_lab.tables import mean_interval
 
 AKT: dict[str, Any] = {"method": "adadfq+akt"}
 PLAIN: dict[str, Any] = {"method": "adadfq"}
@@ -106,11 +106,11 @@ def drawing(runs: Sequence[Run]) -> Drawing:
         alt=f"Dot plot of accuracy at {bits} bits, one thing changed at a time. {listed}.",
         caption=(
             f"AdaDFQ+AKT (`paper`) on `digits` at {bits} bits with one thing changed: mean over "
-            f"{seeds} seeds and its 95% t-interval; small dots: each seed. `neither` is AdaDFQ "
-            "without features. Right: against the student without features at the same "
-            "temperature, seed by seed. Alpha is 0.5, lambda found at the first step, the "
-            "temperature 20, and the maps are all bodies' where nothing else is said. Many "
-            "changes are compared: some interval misses 0 by chance."
+            f"{seeds} seeds and its 95% t-interval, cut where it leaves the frame; small dots: "
+            "each seed. `neither` is AdaDFQ without features. Right: against the student without "
+            "features at the same temperature, seed by seed. Alpha is 0.5, lambda found at the "
+            "first step, the temperature 20, and the maps are all bodies' where nothing else is "
+            "said. Many changes are compared: some interval misses 0 by chance."
         ),
     )
 

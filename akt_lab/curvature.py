@@ -30,6 +30,20 @@ class Estimate(NamedTuple):
     error: float
 
 
+class Asymmetry(NamedTuple):
+    """How far a field is from being a gradient.
+
+    Attributes:
+        value: |J - J'| / 2|J|.
+        error: its standard error over the pairs that were drawn, by the jackknife.
+        step_error: how much it changes with half the step.
+    """
+
+    value: float
+    error: float
+    step_error: float
+
+
 # ---- Hessians ------------------------------------------------------------------------------------
 
 
@@ -117,26 +131,23 @@ def asymmetry(
     pairs: int = 8,
     step: float = 1e-10,
     seed: int = 0,
-) -> Estimate:
+) -> Asymmetry:
     """How far what backward() returns is from any function's gradient: |J - J'| / 2|J|.
 
     J is its Jacobian in the weights, by central differences in float64; the Frobenius norms come
     from v'(Ju) - u'(Jv) and v'(Ju) over random pairs u, v. A gradient gives 0; 1 is the most, and
     √½ says that J and J' have nothing in common. The default step hardly ever crosses a rounding
     threshold: it tests the field between them, where a potential would have to exist too. A
-    longer one that crosses some makes the error large.
+    longer one that crosses some makes `step_error` large.
 
     Args:
         network: any; a student's ranges must be frozen. Copied.
         images: (B, channels, S, S).
         teacher_logits: (B, classes).
         temperature: of `kd_loss`.
-        pairs: how many, drawn in units of each tensor's root mean square.
+        pairs: how many, at least 2, drawn in units of each tensor's root mean square.
         step: of the differences, in these units.
         seed: of the pairs.
-
-    Returns:
-        the ratio, and as its error how much it changes with half the step.
 
     Raises:
         AktError: if the ranges are not frozen.
@@ -147,10 +158,19 @@ def asymmetry(
     rng = torch.Generator().manual_seed(seed)
     products = [_products(network, batch, step, rng) for _ in range(pairs)]
     both = torch.tensor(products, dtype=torch.float64)
-    norm = (2 * both[:, 0].square().sum(dim=1).mean()).sqrt().clamp(min=1e-300)  # 2|J|
-    whole, half = (both[..., 0] - both[..., 1]).unbind(dim=1)
-    value, error = (d.square().mean().sqrt() / norm for d in (whole, whole - half))
-    return Estimate(value.item(), error.item())
+    (value, halved), without = _ratios(both), [_ratios(_but(both, n))[0] for n in range(pairs)]
+    error = math.sqrt((pairs - 1) * np.var(without))
+    return Asymmetry(value, error, abs(value - halved))
+
+
+def _but(rows: Tensor, number: int) -> Tensor:
+    return torch.cat([rows[:number], rows[number + 1 :]])
+
+
+def _ratios(both: Tensor) -> list[float]:
+    """Of pairs (N, 2, 2), from `_products`: with the step, and with half of it."""
+    norms = (2 * both.square().sum(dim=2).mean(dim=0)).sqrt().clamp(min=1e-300)  # 2|J|
+    return ((both[..., 0] - both[..., 1]).square().mean(dim=0).sqrt() / norms).tolist()
 
 
 def _products(network: nn.Module, batch: Any, step: float, rng: torch.Generator) -> list[Any]:

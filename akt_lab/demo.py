@@ -9,8 +9,8 @@ from rich.table import Table
 
 from akt_lab.benches import BenchSpec
 from akt_lab.grid import Job
+from akt_lab.intervals import proportion_interval
 from akt_lab.methods import Settings
-from akt_lab.plots import proportion_interval
 from akt_lab.runs import Run, table
 from akt_lab.sweep import run_grid
 

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyBboxPatch
 from akt_lab.plots import COLOURS, STYLE, Drawing
 
 FROZEN, LEARNS, LOSS = COLOURS[0], COLOURS[1], "0.25"
+EDGES = {FROZEN: "--", LEARNS: "-", LOSS: ":"}  # also without colour
 HEIGHT = 0.9  # of a box
 ATTENTION = "1 · where: mean of {0}² over C\nwhat: mean of {0}² over H, W"
 
@@ -53,7 +54,7 @@ def method() -> Drawing:
         axes.annotate("", (7.6, 0.45), (7.6, 0.1), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
         axes.text(12, -0.45, "gradient at the student's weights", ha="center", fontsize=9)
         for place, (colour, text) in enumerate(
-            ((FROZEN, "frozen"), (LEARNS, "learns"), (LOSS, "loss"))
+            ((FROZEN, "frozen (dashed)"), (LEARNS, "learns (solid)"), (LOSS, "loss (dotted)"))
         ):
             axes.text(0.2, 4.7 - 0.4 * place, text, color=colour, fontsize=10, weight="bold")
     return Drawing(
@@ -76,6 +77,7 @@ def method() -> Drawing:
 
 def _box(axes: Axes, x: float, y: float, width: float, text: str, colour: Any) -> None:
     look: Any = {"facecolor": "w", "edgecolor": colour, "linewidth": 1.8}
+    look["linestyle"] = EDGES.get(colour, "-")
     corner = (x - width / 2, y - HEIGHT / 2)
     axes.add_patch(FancyBboxPatch(corner, width, HEIGHT, boxstyle="round,pad=0.08", **look))
     size = 8 if len(max(text.split("\n"), key=len)) > 20 else 9.5

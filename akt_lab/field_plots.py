@@ -5,7 +5,8 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from akt_lab.analysis_plots import LOSS_STYLE, _bit_axis
+from akt_lab.analysis_plots import bit_axis
+from akt_lab.gradient_plots import LOSS_STYLE
 from akt_lab.plots import STYLE, Drawing
 
 
@@ -19,15 +20,15 @@ def straight_through(found: pd.DataFrame, about: str) -> Drawing:
     full, students = found[found["bits"] == 0].iloc[0], found[found["bits"] > 0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-        places = _bit_axis(axes, students["bits"].unique().tolist())
+        places = bit_axis(axes, students["bits"].unique().tolist())
         style = {**LOSS_STYLE["kd"], "label": "student: straight-through"}
         x = students["bits"].map(places)
-        axes.errorbar(x, students["ratio"], students["error"], capsize=3, **style)
+        axes.errorbar(x, students["ratio"], 2 * students["error"], capsize=3, **style)
         axes.axhline(
             math.sqrt(0.5), color="0.4", linestyle=":", linewidth=1, label="J and Jᵀ unrelated"
         )
         axes.axhline(full["ratio"], color="0.3", linewidth=1, label="teacher: a real gradient")
-        axes.set(ylabel="asymmetry |J − Jᵀ| / 2|J|", ylim=(-0.04, 1))
+        axes.set(ylabel="asymmetry |J − Jᵀ| / 2|J|", ylim=(-0.04, 1.06))
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
     listed = ", ".join(f"{r.ratio:.2f} at {r.bits:.0f}" for r in students.itertuples())
     return Drawing(
@@ -39,7 +40,8 @@ def straight_through(found: pd.DataFrame, about: str) -> Drawing:
             "is symmetric, v'(Ju) = u'(Jv) for all u and v. The straight-through estimator "
             "returns a field that no function has as its gradient, so a student has no Hessian, "
             "and `curvature` and `loss_surface` speak of a stand-in or of the loss alone. "
-            f"{about} Central differences in float64 over {full.pairs:.0f} random pairs, so each "
-            "value is uncertain by some tenths of itself; bars: how much half the step changes it."
+            f"{about} Central differences in float64 over {full.pairs:.0f} random pairs; bars: two "
+            "standard errors over the pairs (jackknife). Half the step changes a student's value "
+            f"by at most {students['step_error'].max():.0e}."
         ),
     )

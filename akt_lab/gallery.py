@@ -7,18 +7,30 @@ A new figure is one function that takes runs and returns a `plots.Drawing`, and 
 import html
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from akt_lab import ablations, analysis_plots, diagrams, field_plots, plots, studies
+from akt_lab import (
+    ablations,
+    analysis_plots,
+    diagrams,
+    field_plots,
+    gradient_plots,
+    plots,
+    studies,
+)
 from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, unknown
+from akt_lab.generator import Generator
 from akt_lab.gradients import summarise
+from akt_lab.pool import ImagePool
 from akt_lab.runs import RECORD, Run, table
 from akt_lab.tracing import trace
 from akt_lab.training import load_generator, load_student
@@ -68,10 +80,8 @@ def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str =
 
 def write_page(folder: Path) -> None:
     """figures/README.md: each picture with its caption, its data and the command that makes it."""
-    parts = [
-        "# Figures\n\nEach is made by the command below it, from runs; nothing is drawn by hand. "
-        "`make figures` makes all of the demo's again."
-    ]
+    head = "Each is made by the command below it, from runs; nothing is drawn by hand."
+    parts = [f"# Figures\n\n{head}"]
     if verdicts := verdicts_page(folder):
         parts.append(verdicts)
     for name in FIGURES:
@@ -153,77 +163,96 @@ def attention_side_by_side(runs: Sequence[Run]) -> plots.Drawing:
         [channel_attention(m).numpy() for m in maps],
         attention_by_image(*maps),
         [bench.classes[int(bench.labels[i])] for i in chosen],
-        f"Layer {layer} of {bench.name}, {settings['method']} student at "
-        f"{settings['weight_bits']} bits, after training",
+        f"Layer {layer} of {bench.name}, {_about(settings)}, after training",
     )
 
 
 def synthetic_images(runs: Sequence[Run]) -> plots.Drawing:
     """Images of every class from a run's generator."""
-    run, columns = _shown(runs), 10
+    run = _shown(runs)
     bench, settings = studies.bench_of([run]), run.record["settings"]
-    generator = load_generator(run, bench)
     classes = min(10, bench.num_classes)
-    y = torch.arange(classes).repeat_interleave(columns)
-    z, _ = generator.draw(len(y), torch.Generator().manual_seed(0))
+    images, y = _of_classes(load_generator(run, bench), classes, 10)
+    columns = len(y) // classes
     with torch.inference_mode():
-        images = generator(z, y)
         probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
     pixels = _showable(bench.pixels(images))
     return plots.images_by_class(
         pixels.reshape(classes, columns, *pixels.shape[1:]),
         bench.classes[:classes],
         probability.view(classes, columns).numpy(),
-        title=f"Synthetic images for {bench.name}: {settings['method']}, "
-        f"{settings['weight_bits']} bits",
+        title=f"Synthetic images for {bench.name}: {_about(settings)}",
     )
+
+
+@torch.inference_mode()
+def _of_classes(source: Generator | ImagePool, classes: int, count: int) -> tuple[Tensor, Tensor]:
+    """Images of each class, and the classes; of a pool as many as every class has there.
+
+    Raises:
+        AktError: if the pool has none of some class.
+    """
+    if isinstance(source, Generator):
+        y = torch.arange(classes).repeat_interleave(count)
+        z, _ = source.draw(len(y), torch.Generator().manual_seed(0))
+        return source(z, y), y
+    count = min(count, int(source.labels.bincount(minlength=classes)[:classes].min()))
+    if not count:
+        raise AktError("this run's pool is too small to show: it has no image of some class")
+    chosen = torch.cat([(source.labels == c).nonzero()[:count, 0] for c in range(classes)])
+    return source.images[chosen], source.labels[chosen]
 
 
 def gradients_by_bits(runs: Sequence[Run]) -> plots.Drawing:
     """Size, bursts and direction of the student's gradient by bits and loss."""
     found = studies.gradients(runs)
-    return analysis_plots.gradients_by_bits(summarise(found), _images(runs, found))
+    return gradient_plots.gradients_by_bits(summarise(found), _steps(runs, found) + _bars(found))
 
 
 def gradients_by_layer(runs: Sequence[Run]) -> plots.Drawing:
     """Where gradients grow as bits fall."""
     found = studies.gradients(runs)
-    return analysis_plots.gradients_by_layer(found, _images(runs, found))
+    about = f"{_steps(runs, found)} Median over steps, {plots.seeds(found)}."
+    return gradient_plots.gradients_by_layer(found, about)
 
 
 def gradient_suspects(runs: Sequence[Run]) -> plots.Drawing:
     """The straight-through rule and the faulty ranges as causes of large gradients."""
     found = studies.gradients(runs)
-    return analysis_plots.gradient_suspects(summarise(found), _images(runs, found))
+    about = _steps(runs, found) + _bars(found)
+    return gradient_plots.gradient_suspects(summarise(found), about)
 
 
 def attention_by_bits(runs: Sequence[Run]) -> plots.Drawing:
     """How far attention lies apart before and after training."""
-    return analysis_plots.attention_by_bits(studies.attention(runs), f"Bench `{_name(runs)}`.")
+    about = f"Bench `{_name(runs)}`, {studies.SHOWN} evaluation images."
+    return analysis_plots.attention_by_bits(studies.attention(runs), about)
 
 
 def error_cost(runs: Sequence[Run]) -> plots.Drawing:
     """What the parts of a feature map's rounding error cost."""
-    about = f"Bench `{_name(runs)}`, {studies.COST_IMAGES} synthetic images."
+    about = _batch(runs, f"{studies.COST_IMAGES} synthetic images, one seed")
     return analysis_plots.error_cost(studies.error_cost(runs), about)
 
 
 def curvature(runs: Sequence[Run]) -> plots.Drawing:
     """The distillation loss's curvature by bits."""
-    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
-    return analysis_plots.curvature(studies.curvature(runs), about)
+    return analysis_plots.curvature(studies.curvature(runs), _batch(runs))
 
 
 def straight_through(runs: Sequence[Run]) -> plots.Drawing:
     """Whether what the straight-through estimator returns is a gradient."""
-    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
-    return field_plots.straight_through(studies.asymmetry(runs), about)
+    return field_plots.straight_through(studies.asymmetry(runs), _batch(runs))
 
 
 def loss_surface(runs: Sequence[Run]) -> plots.Drawing:
     """The loss around the teacher and around trained students."""
-    about = f"Bench `{_name(runs)}`, one batch of synthetic images."
+    about = _batch(runs, "synthetic images, the first seed of each method")
     return analysis_plots.loss_surface(studies.surface(runs), about)
+
+
+def _batch(runs: Sequence[Run], what: str = "synthetic images, one seed") -> str:
+    return f"Bench `{_name(runs)}`, one batch of {what}."
 
 
 def _name(runs: Sequence[Run]) -> str:
@@ -232,15 +261,17 @@ def _name(runs: Sequence[Run]) -> str:
     return spec["teacher"] or spec["bench"]
 
 
-def _images(runs: Sequence[Run], found: pd.DataFrame) -> str:
-    seeds = found["seed"].nunique()
-    many = (
-        f"median of {seeds} seeds, bars from the least to the largest" if seeds > 1 else "one seed"
-    )
+def _steps(runs: Sequence[Run], found: pd.DataFrame) -> str:
     return (
         f"Bench `{_name(runs)}`: every student starts as its teacher and takes "
-        f"{found['step'].nunique()} steps on the same synthetic images; {many}."
+        f"{found['step'].nunique()} steps on the same synthetic images."
     )
+
+
+def _bars(found: pd.DataFrame) -> str:
+    several = found["seed"].nunique() > 1
+    how = "median and, as bars, the least and the largest of " if several else ""
+    return f" Shown: {how}{plots.seeds(found)}."
 
 
 FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
@@ -261,6 +292,12 @@ FIGURES: dict[str, Callable[[Sequence[Run]], plots.Drawing]] = {
 }
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
 OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of its own
+
+
+def _about(settings: Mapping[str, Any]) -> str:
+    """Which run a picture is of."""
+    name = studies.of_variant(settings)
+    return f"{name}, {settings['weight_bits']} bits, seed {settings['seed']}"
 
 
 def _shown(runs: Sequence[Run]) -> Run:

@@ -31,8 +31,10 @@ from akt_lab.tracing import trace
 from akt_lab.training import prepare
 
 LOSSES = ("ce", "kd", "paper", "code", "published")
+LIMIT = 10.0  # largest over median norm: above, we call it an explosion
 NOISE = 1e-6  # of the weights' norm: a gradient below it is rounding, and has no direction
 DRAWN_AFTER = 200  # steps of the generator, which then draws what a study sees
+FIRST_STEPS = 5  # of a run: those of a student that was rounded just now
 PAPERS_UPDATES = 800  # of the ranges in a warm-up of 4 epochs of 200 steps
 Batch = tuple[Tensor, Tensor]
 
@@ -267,7 +269,7 @@ class Explosion:
     """How far a sequence of gradient norms rises above its usual value.
 
     Attributes:
-        ratio: largest over median; inf where one is not finite.
+        ratio: largest over median; inf where one is not finite, NaN where the median is 0.
         step: where the largest is, or the first that is not finite.
         exploded: whether the ratio is above the limit.
     """
@@ -277,8 +279,13 @@ class Explosion:
     exploded: bool
 
 
-def explosion(norms: Iterable[float], limit: float = 10.0) -> Explosion:
+def explosion(norms: Iterable[float], limit: float = LIMIT, skip: int = 0) -> Explosion:
     """Find an explosion in gradient norms, one a step.
+
+    Args:
+        norms: of each step.
+        limit: the ratio above which it is called one.
+        skip: how many of the first steps count towards the median only.
 
     >>> explosion([1.0, 2.0, 1.0, 30.0])
     Explosion(ratio=20.0, step=3, exploded=True)
@@ -286,14 +293,14 @@ def explosion(norms: Iterable[float], limit: float = 10.0) -> Explosion:
     1
     """
     values = np.fromiter(norms, float)
-    if not len(values):
+    if len(values) <= skip:
         return Explosion(math.nan, 0, False)
     broken = ~np.isfinite(values)
     if broken.any():
         return Explosion(math.inf, int(broken.argmax()), True)
-    median = float(np.median(values))
-    ratio = float(values.max()) / median if median else math.nan
-    return Explosion(ratio, int(values.argmax()), ratio > limit)
+    median, step = float(np.median(values)), skip + int(values[skip:].argmax())
+    ratio = float(values[step]) / median if median else math.nan
+    return Explosion(ratio, step, ratio > limit)
 
 
 CASE = ["bits", "loss", "gradient", "ranges", "observed", "seed"]
@@ -312,7 +319,7 @@ def by_step(found: pd.DataFrame) -> pd.DataFrame:
     product = (found["cosine"] * found["norm"] * found["reference_norm"]).fillna(0.0)
     sums = found.assign(**squares, product=product).groupby([*CASE, "step"], sort=False)[
         [*squares, "product"]
-    ].sum(min_count=1)  # fmt: skip
+    ].sum(min_count=found["layer"].nunique())  # fmt: skip
     norms = sums[list(squares)] ** 0.5
     scale = norms["norm"] * norms["reference_norm"]
     norms["cosine"] = sums["product"] / scale.where(scale > 0)
@@ -324,7 +331,9 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
 
     `norm`: of the whole gradient; `relative_norm`: to the weights'; `ratio`: to the
     full-precision gradient at the same weights; `cosine`: with it; `explosion`: largest norm over
-    the median one; `exploded`: whether that is above ten, or a norm was not finite.
+    the median one; `exploded`: whether that is above ten, or a norm was not finite; `largest_at`:
+    at which step, from 1; `explosion_later`: as `explosion`, of the steps after the first five, in
+    which a student that was rounded just now finds its feet.
     """
     return pd.DataFrame(
         {**dict(zip(CASE, key, strict=True)), **_summary(steps)}
@@ -334,7 +343,8 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
 
 def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
     noise = NOISE * steps["weight_norm"]
-    burst = explosion(steps["norm"].where(~(steps["norm"] < noise), 0.0))
+    norms = steps["norm"].where(~(steps["norm"] < noise), 0.0)
+    burst, later = explosion(norms), explosion(norms, skip=FIRST_STEPS)
     reference = steps["reference_norm"].where(steps["reference_norm"] > noise)
     return {
         "steps": len(steps),
@@ -344,6 +354,8 @@ def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
         "cosine": steps["cosine"].median(),
         "explosion": burst.ratio,
         "exploded": burst.exploded,
+        "largest_at": burst.step + 1,
+        "explosion_later": later.ratio,
     }
 
 

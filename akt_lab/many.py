@@ -121,7 +121,8 @@ def table(options: argparse.Namespace) -> int:
         if any(line.get("evaluations") for line in lines):
             drawings["curves"] = curves(lines)
         for name, drawing in drawings.items():
-            plots.save(drawing, options.plot, name, "akt-lab table --plot")
+            command = f"akt-lab table --results {' '.join(map(str, files))} --plot {options.plot}"
+            plots.save(drawing, options.plot, name, command)
             print(options.plot / f"{name}.png", file=sys.stderr)
     return 0
 

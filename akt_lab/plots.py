@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from akt_lab.errors import AktError
+from akt_lab.intervals import mean_interval, proportion_interval
 
 COLOURS = sns.color_palette("colorblind")
 METHOD_STYLE: Mapping[str, dict[str, Any]] = {
@@ -31,6 +32,8 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
     "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},
     "adadfq+akt": {"color": COLOURS[1], "marker": "D", "linestyle": "-"},
+    "adadfq+akt code": {"color": COLOURS[3], "marker": "X", "linestyle": "-."},
+    "gdfq+akt code": {"color": COLOURS[6], "marker": "P", "linestyle": "-."},
 }
 BITS_STYLE = {2: (COLOURS[3], ":"), 3: (COLOURS[1], "--"), 4: (COLOURS[0], "-")}
 STYLE: Any = {
@@ -73,14 +76,6 @@ def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
     (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def proportion_interval(percent: float, images: int) -> tuple[float, float]:
-    """95% Wilson interval, in percent, of an accuracy measured on that many images."""
-    z, p = 1.96, percent / 100
-    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
-    return float(100 * (centre - half)), float(100 * (centre + half))
-
-
 def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
     """Accuracy against bit-width, one line a method.
 
@@ -102,19 +97,12 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
         )
         groups = list(_named(table).groupby("name", sort=False))
         for offset, (name, rows) in zip(np.linspace(-0.04, 0.04, len(groups)), groups, strict=True):
-            rows = rows.dropna(subset="accuracy")
-            if rows.empty:
-                continue
-            mean = rows.groupby("bits")["accuracy"].mean()
-            ends = np.array([proportion_interval(a, images) for a in mean]).T
-            style = METHOD_STYLE.get(rows["method"].iloc[0], {})
-            axes.errorbar(mean.index + offset, mean, np.abs(ends - mean.to_numpy()), capsize=3,
-                          label=name, **style)  # fmt: skip
-            if rows["bits"].duplicated().any():
-                axes.plot(rows["bits"] + offset, rows["accuracy"], ".", color="0.3", markersize=4)
+            _accuracies(axes, rows.dropna(subset="accuracy"), str(name), float(offset), images)
+        lowest = 10 * np.floor(max(0, table["accuracy"].min() - 10) / 10)
         axes.set(
-            xlabel="bits of weights and activations", ylabel="top-1 accuracy (%)", ylim=(0, 108)
-        )
+            xlabel="bits of weights and activations", ylabel="top-1 accuracy (%)",
+            ylim=(lowest, teacher + 0.08 * (teacher - lowest)),
+        )  # fmt: skip
         axes.set_xticks(sorted(table["bits"].unique()))
         axes.margins(x=0.05 if table["bits"].nunique() > 1 else 2)
         axes.legend(loc="lower right", frameon=False)
@@ -130,10 +118,28 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
         alt=f"Line chart of accuracy against bits. Teacher {teacher:.1f}%. {listed}.",
         caption=(
             f"Top-1 accuracy after the last epoch on {images} test images of `{best.bench}`, "
-            f"{_seeds(table)}. Bars: 95% Wilson interval for that many images; they say nothing "
-            "about other seeds. Small dots, where there are several seeds: each of them."
+            f"{seeds(table)}. Bars: of several seeds, the 95% t-interval over them, and small dots "
+            "for each; of one, the 95% Wilson interval for that many images, which says nothing "
+            "about other seeds."
         ),
     )
+
+
+def _accuracies(axes: Axes, rows: pd.DataFrame, name: str, offset: float, images: int) -> None:
+    """One method's line, with its intervals."""
+    if rows.empty:
+        return
+    by_bits = rows.groupby("bits")["accuracy"]
+    mean = by_bits.mean()
+    ends = [
+        mean_interval(list(a))[1:] if len(a) > 1 else proportion_interval(a.iloc[0], images)
+        for _, a in by_bits
+    ]
+    reach = np.abs(np.array(ends).T - mean.to_numpy())
+    style = METHOD_STYLE.get(name, METHOD_STYLE.get(rows["method"].iloc[0], {}))
+    axes.errorbar(mean.index + offset, mean, reach, capsize=3, label=name, **style)
+    if rows["bits"].duplicated().any():
+        axes.plot(rows["bits"] + offset, rows["accuracy"], ".", color="0.3", markersize=4)
 
 
 def training_by_bits(history: pd.DataFrame) -> Drawing:
@@ -153,7 +159,7 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
         figure, grid = plt.subplots(
             2,
             len(methods),
-            figsize=(3.6 * len(methods), 5.4),
+            figsize=((3.6 if len(methods) < 4 else 2.3) * len(methods), 5.4),
             sharex=True,
             sharey="row",
             squeeze=False,
@@ -178,7 +184,7 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
             "gradient, at every training step (faint) and their running median over 15 steps (of "
             "the seeds' median, where there are several). The methods' losses are weighted "
             "differently, so compare bit-widths within a column; "
-            f"{_seeds(history)}."
+            f"{seeds(history)}."
         ),
     )
 
@@ -219,7 +225,7 @@ def attention_side_by_side(
         title: which layer of which run.
     """
     (teacher_spatial, student_spatial), (teacher_channel, student_channel) = spatial, channel
-    count, channels = teacher_channel.shape
+    count = len(teacher_channel)
     top = max(teacher_spatial.max(), student_spatial.max())
     difference = student_spatial - teacher_spatial
     reach = np.abs(difference).max()
@@ -235,9 +241,11 @@ def attention_side_by_side(
             seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
             axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
             signed = axes[3].imshow(difference[row], cmap="RdBu_r", vmin=-reach, vmax=reach)
-            axes[3].set_xlabel(f"KL {spatial_kl[row]:.3f} nats", fontsize=8)
+            below = np.argwhere(difference[row] < -reach / 4)
+            axes[3].plot(below[:, 1], below[:, 0], "k_", markersize=4)  # red and blue are one grey
+            axes[3].set_xlabel(f"KL {spatial_kl[row]:.2g} nats", fontsize=8)
             _paired_bars(axes[4], teacher_channel[row], student_channel[row], last=row == count - 1)
-            axes[4].text(1, 0.99, f"KL {channel_kl[row]:.3f} nats", fontsize=8, ha="right",
+            axes[4].text(1, 0.99, f"KL {channel_kl[row]:.2g} nats", fontsize=8, ha="right",
                          va="top", transform=axes[4].transAxes)  # fmt: skip
             for panel in axes[:4]:
                 panel.set(xticks=[], yticks=[])
@@ -256,15 +264,14 @@ def attention_side_by_side(
             location="bottom",
             label="spatial attention (unit length)",
         )
-        figure.colorbar(signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference")
+        bar = figure.colorbar(
+            signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference"
+        )
+        bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
         figure.suptitle(title, fontsize=11)
-    data = pd.DataFrame(
-        [
-            {"image": i, "class": labels[i], "channel": c,
-             "teacher": teacher_channel[i, c], "student": student_channel[i, c]}
-            for i in range(count) for c in range(channels)
-        ]
-    )  # fmt: skip
+    data = pd.concat(
+        [_long(labels, "spatial", *spatial), _long(labels, "channel", *channel)], ignore_index=True
+    )
     disagreement = np.abs(difference).mean(axis=(1, 2))
     worst = labels[int(disagreement.argmax())]
     return Drawing(
@@ -274,14 +281,30 @@ def attention_side_by_side(
             f"{title}. For {count} images of classes {', '.join(labels)}: teacher's and student's "
             f"spatial attention, their difference and channel attention. Largest difference at one "
             f"place {reach:.2f}; they differ most, on average, on class {worst}. Mean KL: spatial "
-            f"{spatial_kl.mean():.3f}, channel {channel_kl.mean():.3f} nats."
+            f"{spatial_kl.mean():.2g}, channel {channel_kl.mean():.2g} nats."
         ),
         caption=(
             f"{title}: refined feature distillation in one layer. Spatial attention of teacher and "
-            "student on one scale, the signed difference (red: the student looks there more), "
-            "channel attention, and for each image the two losses, KL(teacher || student). Real "
-            "test images. CSV: channel attention."
+            "student on one scale, the signed difference (red: the student looks there more; blue, "
+            "dashes: less), channel attention, and for each image the two losses, KL(teacher || "
+            "student). Real test images. CSV: both attentions, places row by row."
         ),
+    )
+
+
+def _long(labels: Sequence[str], part: str, teacher: Any, student: Any) -> pd.DataFrame:
+    """A row for each image and each place of its map, or channel."""
+    both = [np.asarray(a).reshape(len(labels), -1) for a in (teacher, student)]
+    places = both[0].shape[1]
+    return pd.DataFrame(
+        {
+            "image": np.repeat(np.arange(len(labels)), places),
+            "class": np.repeat(labels, places),
+            "part": part,
+            "place": np.tile(np.arange(places), len(labels)),
+            "teacher": both[0].ravel(),
+            "student": both[1].ravel(),
+        }
     )
 
 
@@ -345,6 +368,7 @@ def images_by_class(
     )
 
 
-def _seeds(table: pd.DataFrame) -> str:
-    seeds = table["seed"].nunique()
-    return "one seed" if seeds == 1 else f"{seeds} seeds"
+def seeds(table: pd.DataFrame) -> str:
+    """How many, in words."""
+    count = table["seed"].nunique()
+    return "one seed" if count == 1 else f"{count} seeds"

@@ -4,10 +4,12 @@ They lie in `studies/` beside the runs, with the synthetic images that they are 
 folder to have all of it made again.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from akt_lab.errors import AktError
 from akt_lab.gradients import Batch, Case, grid, make_student, study, synthetic_batches
 from akt_lab.memory import keep_freed_memory
 from akt_lab.methods import get_method
-from akt_lab.runs import Run, write_whole
+from akt_lab.runs import Run, cannot_write, write_whole
 from akt_lab.tracing import trace as graph_of
 from akt_lab.training import load_student
 
@@ -50,27 +52,43 @@ PAIRS = 32  # of directions, for the asymmetry
 
 
 def bench_of(runs: Sequence[Run]) -> Bench:
-    """The bench of the first run; all runs of a figure share it."""
+    """The bench of all these runs.
+
+    Raises:
+        AktError: if they are of several; a figure shows one.
+    """
+    check_one_bench(runs)
     return load_bench(BenchSpec.from_dict(runs[0].entry("bench")), progress=False)
+
+
+def _beside(runs: Sequence[Run], name: str) -> Path:
+    """A file in studies/, in the folder that holds all the runs; the folder is made.
+
+    Raises:
+        AktError: if it cannot be made.
+    """
+    folder = Path(os.path.commonpath([run.folder.absolute().parent for run in runs])) / "studies"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder / name
 
 
 def kept(runs: Sequence[Run], name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table studies/NAME.csv beside the runs, made if it is not there."""
-    path = runs[0].folder.parent / "studies" / f"{name}.csv"
+    path = _beside(runs, f"{name}.csv")
     if not path.exists():
-        table = make()
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, table.to_csv(index=False).encode())
+        write_whole(path, make().to_csv(index=False).encode())
     return pd.read_csv(path, keep_default_na=True)
 
 
 def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
     """The batches that studies see: made once, and kept as studies/images-SEED.safetensors."""
-    path = runs[0].folder.parent / "studies" / f"images-{seed}.safetensors"
+    path = _beside(runs, f"images-{seed}.safetensors")
     if not path.exists():
         made = synthetic_batches(bench, effort(bench)[0], batch_size(bench), seed, progress=True)
         x, y = (torch.stack(part) for part in zip(*made, strict=True))
-        path.parent.mkdir(exist_ok=True)
         write_whole(path, save({"x": x.contiguous(), "y": y}))
     found = load(path.read_bytes())
     # Laid out as a generator draws them: the same kernels, and the same bits.
@@ -147,11 +165,17 @@ def attention(runs: Sequence[Run]) -> pd.DataFrame:
     """How far teacher's and student's attention lie apart, before and after training, by layer.
 
     Returns:
-        A row for each trained run, layer and time: method, bits, seed, layer, trained (False:
-        rounded, with the ranges that the run observed first), and the mean KL from the teacher's
+        A row for each run that ended, layer and time: method, bits, seed, layer, trained (False:
+        rounded, with ranges observed on synthetic images), and the mean KL from the teacher's
         maps in nats, `spatial` and `channel`, on 200 evaluation images.
+
+    Raises:
+        AktError: if no student was trained to its end.
     """
-    return kept(runs, "attention", lambda: pd.DataFrame(_attention_rows(runs)))
+    ended = [run for run in runs if run.record.get("status") == "done"]
+    if not any(get_method(run.entry("settings")["method"]).student_terms for run in ended):
+        raise AktError("attention_by_bits needs a run that trained a student to its end")
+    return kept(runs, "attention", lambda: pd.DataFrame(_attention_rows(ended)))
 
 
 def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
@@ -161,21 +185,28 @@ def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
     images = bench.normalise(bench.images[:SHOWN])
     seen = _maps(teacher, layers, images)
     calibration = synthetic(runs, bench)[:10]
+
+    @cache
+    def rounded(bits: int) -> dict[str, Tensor]:
+        return _maps(make_student(bench.teacher, Case(bits), calibration), layers, images)
+
     for run in runs:
         settings = run.record["settings"]
-        if run.record.get("status") != "done":
-            continue
         bits = settings["weight_bits"]
-        code = "akt" in settings["method"] and settings["variant"] != "paper"
-        method = f"{settings['method']} {settings['variant']}" if code else settings["method"]
-        about = {"method": method, "bits": bits, "seed": settings["seed"]}
-        rounded = make_student(bench.teacher, Case(bits), calibration)
-        for trained, student in ((False, rounded), (True, load_student(run, bench)[0])):
-            for layer, s in _maps(student, layers, images).items():
+        about = {"method": of_variant(settings), "bits": bits, "seed": settings["seed"]}
+        after = _maps(load_student(run, bench)[0], layers, images)
+        for trained, maps in ((False, rounded(bits)), (True, after)):
+            for layer, s in maps.items():
                 parts = attention_divergences([s], [seen[layer]])
                 spatial, channel = (part.item() for part in parts)
                 yield {**about, "layer": layer, "trained": trained,
                        "spatial": spatial, "channel": channel}  # fmt: skip
+
+
+def of_variant(settings: Mapping[str, Any]) -> str:
+    """A method's name, with its variant where that is not the paper's."""
+    code = "akt" in settings["method"] and settings["variant"] != "paper"
+    return f"{settings['method']} {settings['variant']}" if code else settings["method"]
 
 
 @torch.inference_mode()
@@ -258,7 +289,8 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`curvature.asymmetry` of the teacher and of rounded students.
 
     Returns:
-        Rows of bits (0: full precision), ratio, error (of the step), and pairs drawn.
+        Rows of bits (0: full precision), ratio, error (one standard error over the pairs),
+        step_error (how much half the step changes it), and pairs drawn.
     """
 
     def make() -> pd.DataFrame:
@@ -280,7 +312,8 @@ def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
     pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
     student = make_student(bench.teacher, Case(bits), images)
     found = field_asymmetry(student, x, logits, pairs=pairs)
-    return {"bits": bits, "ratio": found.value, "error": found.error, "pairs": pairs}
+    about = {"bits": bits, "ratio": found.value, "error": found.error}
+    return {**about, "step_error": found.step_error, "pairs": pairs}
 
 
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -317,7 +350,9 @@ def _students(runs: Sequence[Run], bench: Bench) -> dict[str, nn.Module]:
         s, status = run.record["settings"], run.record.get("status")
         trains = get_method(s["method"]).student_terms
         if status == "done" and trains and s["weight_bits"] == SURFACE_BITS:
-            found.setdefault(f"{s['method']}, {SURFACE_BITS} bits", load_student(run, bench)[0])
+            name = f"{of_variant(s)}, {SURFACE_BITS} bits"
+            if name not in found:
+                found[name] = load_student(run, bench)[0]
     return found
 
 

@@ -13,11 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from akt_lab.errors import AktError
+from akt_lab.intervals import mean_interval
 from akt_lab.methods import Settings, with_preset
 from akt_lab.results import Line, read
 
@@ -64,11 +63,17 @@ def _row(line: Line) -> dict[str, Any]:
         "seed": settings["seed"],
         "ended": line["status"] == "done",
         "as_published": not bench.get("data") and _as_published(settings),
+        "effective": _pair(line.get("effective_bits") or {}),
         "lam": line.get("lam"),
         "images": line["evaluation_images"],
         "commit": line.get("commit"),
         **{metric: line["accuracy"].get(metric, math.nan) for metric in METRICS},
     }
+
+
+def _pair(bits: Mapping[str, float]) -> str:
+    """Of weights and activations, ranges counted; older results have none."""
+    return f"{bits['weights']:.2f}, {bits['activations']:.2f}" if bits else ""
 
 
 def _as_published(settings: Mapping[str, Any]) -> bool:
@@ -87,25 +92,6 @@ def _key(values: Mapping[str, Any]) -> str:
 
 
 # ---- intervals ----------------------------------------------------------------------------------
-
-
-def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, float, float]:
-    """Mean of a sample and its 95% t-interval; (mean, low, high), NaN where it has none.
-
-    Args:
-        values: one a seed.
-        grain: the least difference that can be measured, here of one image; the sample's spread
-            counts as no less than that of rounding to it, so that a few equal values do not pass
-            for certainty.
-    """
-    if len(values) == 0:
-        return (math.nan,) * 3
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    spread = max(float(np.std(values, ddof=1)), grain / math.sqrt(12))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return mean, mean - half, mean + half
 
 
 def verdict(low: float, high: float, pairs: int, lost: int = 0) -> str:
@@ -147,6 +133,7 @@ def _cell(key: dict[str, Any], rows: pd.DataFrame, runs: pd.DataFrame) -> dict[s
     grain = 100 / float(rows["images"].iloc[0])
     counts = {"runs": len(ended), "diverged": len(rows) - len(ended)}
     cell = {**key, "evaluation_images": int(rows["images"].iloc[0]), **counts}
+    cell["effective"] = next((bits for bits in rows["effective"] if bits), "")
     for metric in METRICS:
         cell |= _named(metric, mean_interval(ended[metric].tolist(), grain))
     if key["method"].endswith("+akt"):
@@ -259,11 +246,13 @@ def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
 def to_markdown(cells: pd.DataFrame) -> str:
     """A table to read, and the notes without which it must not be read."""
     headings = (
-        "bench", "bits", "method", "teacher", "images", "runs", "last epoch", "label-free choice",
-        "best on test", "AKT − plain, last", "", "paper", "against the paper",
+        "bench", "bits", "effective", "method", "teacher", "images", "runs", "last epoch",
+        "label-free choice", "best on test", "AKT − plain, last", "", "paper", "against the paper",
     )  # fmt: skip
     rows = [_shown(cell) for cell in cells.to_dict("records")]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * 13, *rows))
+    table = "\n".join(
+        f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)
+    )
     return f"{table}\n\n{_notes(cells)}"
 
 
@@ -276,6 +265,7 @@ def _shown(cell: Mapping[Any, Any]) -> list[str]:
     return [
         cell["bench"],
         cell["bits"],
+        cell["effective"],
         method + (f" ({cell['settings']})" if cell["settings"] else ""),
         f"{cell['teacher']:.2f}",
         f"{cell['student_images']:,}",
@@ -298,7 +288,8 @@ def _with_half(cell: Mapping[Any, Any], name: str, form: str) -> str:
 def _notes(cells: pd.DataFrame) -> str:
     notes = [
         "Top-1 in %, mean over seeds ± half of its 95% t-interval: other seeds, the same test "
-        "images. One run has no interval. `images`: what each student was trained on (batch × "
+        "images. One run has no interval. `effective`: bits a weight and an activation, their "
+        "ranges counted. `images`: what each student was trained on (batch × "
         "steps). `best on test` was chosen on the test images, as the papers do.",
         "AKT − plain: the same seeds, settings and budget. Each interval is 95% for itself: of "
         "twenty, one misses by chance.",

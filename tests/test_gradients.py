@@ -91,6 +91,9 @@ def test_steps_add_the_layers_up(found):
     assert -1 <= whole.cosine <= 1
     with_nan = rows.assign(norm=math.nan, cosine=math.nan)
     assert math.isnan(by_step(with_nan).norm.iloc[0])
+    one_nan = rows.assign(norm=[math.nan, *rows.norm[1:]])
+    assert math.isnan(by_step(one_nan).norm.iloc[0])  # not the norm of the others
+    assert summarise(one_nan).exploded.all()
 
 
 def test_a_case_without_reference_has_the_same_gradients_and_no_cosine(digits, images, found):
@@ -129,6 +132,13 @@ def test_explosions(norms, ratio, step, exploded):
     assert (found.ratio, found.step, found.exploded) == (ratio, step, exploded)
     assert math.isnan(explosion([]).ratio)
     assert math.isnan(explosion([0, 0]).ratio)
+
+
+def test_the_first_steps_can_be_left_to_the_median():
+    found = explosion([40, 2, 1, 6, 2], skip=2)
+    assert (found.ratio, found.step, found.exploded) == (3, 3, False)
+    assert math.isnan(explosion([1, 2], skip=2).ratio)
+    assert explosion([math.nan, 2, 2], skip=1).exploded  # it broke: no matter when
 
 
 def test_the_grid_has_every_comparison_once():

@@ -12,14 +12,13 @@ PACKAGE = ROOT / "akt_lab"
 ORDER = """
     errors downloads memory tracing quantizer attention losses generator capture maps smooth
     curvature errorcost compiled runs digits images known benches methods pool checkpoint step
-    training gradients studies results grid live worker sweep resampling tables plots
-    analysis_plots field_plots verdicts diagrams dotplot curves demo ablations gallery
-    doctor options one many course cli
+    training gradients studies results grid live worker sweep intervals tables plots
+    analysis_plots gradient_plots field_plots verdicts diagrams dotplot curves demo ablations
+    gallery doctor options one many course cli
 """.split()
 ALONE = set(
     """
-    verdicts
-    tracing attention generator capture compiled runs digits plots memory live downloads images
+    tracing attention generator capture compiled runs digits intervals memory live downloads images
     course
 """.split()
 )

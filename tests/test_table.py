@@ -15,8 +15,9 @@ from akt_lab.cli import main
 from akt_lab.curves import curves
 from akt_lab.dotplot import dots
 from akt_lab.errors import AktError
+from akt_lab.intervals import mean_interval
 from akt_lab.methods import Settings
-from akt_lab.tables import mean_interval, reference, standing_of, summarise, verdict
+from akt_lab.tables import reference, standing_of, summarise, verdict
 
 RNG = np.random.default_rng(0)
 BENCH = {"bench": "digits", "teacher": None, "weights": None, "data": None}
@@ -35,6 +36,7 @@ def line(method, seed, last, *, images=540, teacher=99.0, status="done", bench=B
         "accuracy": {"last": last, "label_free": last - 0.5, "best": last + 0.25},
         "teacher_accuracy": teacher,
         "evaluation_images": images,
+        "effective_bits": {"weights": 3.324, "activations": 3.0},
         "commit": "abc1234",
     }
 
@@ -280,8 +282,11 @@ def test_markdown_to_stdout(results, capsys, monkeypatch, tmp_path):
     assert main(["table"]) == 0
     text = capsys.readouterr().out
     rows = [r for r in text.splitlines() if r.startswith("|")]
-    assert {row.count("|") for row in rows} == {14}
-    assert "| digits | 3w3a | adadfq+akt `paper` | 99.00 | 640 | 3 | 82.10 ± 2.73 |" in text
+    assert {row.count("|") for row in rows} == {15}
+    assert (
+        "| digits | 3w3a | 3.32, 3.00 | adadfq+akt `paper` | 99.00 | 640 | 3 | 82.10 ± 2.73 |"
+        in text
+    )
     assert "reproduced" in text
 
 

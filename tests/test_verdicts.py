@@ -4,18 +4,25 @@ import pytest
 from akt_lab import verdicts
 
 
-def gradients(bursts, exploded=10.0):
-    """Rows as in gradients_by_bits.csv: {(bits, loss): largest over median norm of each seed}."""
+def gradients(bursts, later=None):
+    """Rows as in gradients_by_bits.csv.
+
+    bursts: {(bits, loss): largest over median norm of each seed}; later: the same without the first
+    steps, where it is another.
+    """
+    later = {**bursts, **(later or {})}
     return pd.DataFrame(
         [
             {"bits": bits, "loss": loss, "seed": seed, "explosion": ratio,
-             "exploded": ratio > exploded, "relative_norm": 1 / bits}
+             "explosion_later": later[bits, loss][seed], "largest_at": 1 + seed,
+             "exploded": ratio > 10, "relative_norm": 1 / bits}
             for (bits, loss), ratios in bursts.items() for seed, ratio in enumerate(ratios)
         ]
     )  # fmt: skip
 
 
-CALM = {(b, loss): (2, 2, 3) for b in (2, 3, 8) for loss in ("kd", "paper", "code")}
+LOSSES = ("ce", "kd", "paper", "code")
+CALM = {(b, loss): (2, 2, 3) for b in (2, 3, 8) for loss in LOSSES}
 
 
 @pytest.mark.parametrize("verdict", [verdicts.gradients_explode, verdicts.akt_calms_them])
@@ -27,12 +34,33 @@ def test_one_seed_is_called_one_seed(verdict):
 
 def test_gradients_explode_where_most_seeds_do():
     assert verdicts.gradients_explode(gradients(CALM)).word == "not supported"
-    found = verdicts.gradients_explode(gradients({**CALM, (2, "kd"): (20, 30, 3)}))
+    bursts = {**CALM, (2, "kd"): (20, 30, 3)}
+    found = verdicts.gradients_explode(gradients(bursts))
     assert found.word == "supported at 2 bits"
-    assert "2 of 3 seeds at 2, 0 of 3 seeds at 3" in found.numbers
-    assert "4 times from 8 to 2 bits" in found.numbers
+    assert "seeds of 3: 2 at 2, 0 at 3, 0 at 8 bits; at 2 bits the largest is step 1 to 3" in (
+        found.numbers
+    )
+    assert "grows 4 times from 8 to 2 bits" in found.numbers
+    assert "cross-entropy's grows 4.0 times" in found.numbers
     once = verdicts.gradients_explode(gradients({**CALM, (2, "kd"): (20, 3, 3)}))
     assert once.word == "not supported"
+
+
+def test_a_burst_at_the_start_is_told_from_one_that_lasts():
+    bursts = {**CALM, (2, "kd"): (20, 30, 25), (3, "kd"): (20, 30, 25)}
+    found = verdicts.gradients_explode(gradients(bursts, later={(2, "kd"): (2, 2, 3)}))
+    assert found.word == "supported at 3 bits and at 2 bits only in the first steps"
+    assert "2.0 times the median at 2 bits" in found.numbers
+
+
+def test_whole_trainings_are_judged_run_by_run():
+    calm = {"name": "adadfq", "bits": 2, "seed": 0, "gradient_norm": [1.0, 2.0, 1.0, 4.0]}
+    burst = {"name": "adadfq+akt", "bits": 2, "seed": 1, "gradient_norm": [1.0, 1.0, 1.0, 40.0]}
+    table = pd.concat([pd.DataFrame(run) for run in (calm, burst)])
+    found = verdicts.gradients_in_training(table)
+    assert found.word == "in 1 of 2 runs"
+    assert "adadfq at 2 bits 2.7; adadfq+akt at 2 bits 40.0" in found.numbers
+    assert verdicts.gradients_in_training(pd.DataFrame(calm)).word == "not supported"
 
 
 @pytest.mark.parametrize(
@@ -46,11 +74,14 @@ def test_akt_calms_only_if_it_does_with_every_seed(plain, akt, word):
     assert verdicts.akt_calms_them(gradients(bursts)).word == word
 
 
-def costs(**per_square):
+def costs(of=(2, 3), in_sum=1.0, **per_square):
+    """Rows as in error_cost.csv; `in_sum`: what an attention part costs, the rest costing 1."""
     return pd.DataFrame(
         [
-            {"bits": 3, "layer": layer, "part": part, "against_random": value, "cost": 1.0}
-            for part, values in per_square.items() for layer, value in enumerate(values)
+            {"bits": bits, "layer": layer, "part": part, "against_random": value,
+             "cost": 1.0 if part == "rest" else in_sum}
+            for bits in of for part, values in per_square.items()
+            for layer, value in enumerate(values)
         ]
     )  # fmt: skip
 
@@ -58,12 +89,22 @@ def costs(**per_square):
 def test_attention_is_costly_only_where_both_parts_are():
     dear, cheap, rest = (5, 6), (0.1, 0.2), (1, 1)
     for spatial, channel, word in (
-        (dear, dear, "supported per unit of error"),
+        (dear, dear, "supported"),
         (dear, cheap, "mixed"),
         (cheap, cheap, "not supported"),
     ):
         found = verdicts.attention_is_costly(costs(spatial=spatial, channel=channel, rest=rest))
-        assert found.word == word
+        assert found.word == f"at 2 bits {word}; at 3 bits {word}, one batch"
+
+
+def test_dear_per_unit_is_not_dear_in_sum():
+    parts = {"spatial": (5, 6), "channel": (5, 6), "rest": (1, 1)}
+    table = pd.concat([costs((2,), 2.0, **parts), costs((3,), 0.5, **parts)])
+    found = verdicts.attention_is_costly(table)
+    assert (
+        found.word == "at 2 bits supported; at 3 bits supported per unit of error only, one batch"
+    )
+    assert "dearer than the rest in 2 of 2 layers; 0.5 times the rest in sum" in found.numbers
 
 
 def test_a_page_of_what_was_measured_and_no_more(tmp_path):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from akt_lab.checks.answers import close, exercise, expect, expect_number
-from akt_lab.resampling import bootstrap_intervals
-from akt_lab.resampling import seeds_needed as ours
+from akt_lab.intervals import bootstrap_intervals
+from akt_lab.intervals import seeds_needed as ours
 
 DRAWS = 4000
 TOLERANCE = 0.06  # of the interval's width: two seeds' resamples differ by less

@@ -75,7 +75,7 @@ for bits in BITS:
 
 # %%
 from akt_lab.analysis_plots import bit_name
-from akt_lab.plots import proportion_interval
+from akt_lab.intervals import proportion_interval
 
 listed = ", ".join(f"{bit_name(b)}: {v:.0f}%" for b, v in accuracy.items())
 values = np.array(list(accuracy.values()))

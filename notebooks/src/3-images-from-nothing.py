@@ -31,7 +31,8 @@ from tqdm.auto import tqdm
 from akt_lab import checks, losses
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.course import show
-from akt_lab.plots import STYLE, proportion_interval
+from akt_lab.intervals import proportion_interval
+from akt_lab.plots import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)

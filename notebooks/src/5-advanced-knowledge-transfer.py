@@ -543,7 +543,7 @@ panel("adadfq+akt")
 # And does any of it help?
 
 # %%
-from akt_lab.plots import proportion_interval
+from akt_lab.intervals import proportion_interval
 
 scores = {"3 bits, rounded only": rounded_only["adadfq"]}
 scores |= {method: evaluate(run.student, bench) for method, run in runs.items()}

@@ -30,7 +30,8 @@ import pandas as pd
 
 from akt_lab import checks, tables
 from akt_lab.course import show
-from akt_lab.plots import METHOD_STYLE, STYLE, proportion_interval
+from akt_lab.intervals import proportion_interval
+from akt_lab.plots import METHOD_STYLE, STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -237,7 +238,7 @@ checks.bootstrap_difference(bootstrap_difference)
 # pairs. A positive gain is only shown if the whole interval lies above 0.
 
 # %%
-from akt_lab.resampling import bootstrap_intervals, covers, t_intervals
+from akt_lab.intervals import bootstrap_intervals, covers, t_intervals
 
 RECIPES = {"bootstrap": bootstrap_intervals, "Student's t": t_intervals}
 LOOKS = {"bootstrap": ("#d55e00", "s", "--"), "Student's t": ("#0072b2", "o", "-")}
@@ -378,7 +379,7 @@ def seeds_needed(spread, resolution):
 checks.seeds_needed(seeds_needed)
 
 # %%
-from akt_lab.resampling import seeds_needed as enough
+from akt_lab.intervals import seeds_needed as enough
 
 for key, rows in studies.items():
     spread = rows["gain"].std()
@@ -488,12 +489,13 @@ show(figure, alt=f"Wilson's half width falls with the number of images: {text}."
 # one?
 
 # %%
-from akt_lab import analysis_plots
+from akt_lab import analysis_plots, gradient_plots
 
 data = {file.stem: pd.read_csv(file) for file in find("figures", "*.csv")}
 if "gradients_by_bits" in data:
-    drawing = analysis_plots.gradients_by_bits(data["gradients_by_bits"], about="")
-    show(drawing.figure, alt=drawing.alt, reading="Middle: a run's worst step over its usual one.")
+    drawing = gradient_plots.gradients_by_bits(data["gradients_by_bits"], about="")
+    show(drawing.figure, alt=drawing.alt,
+         reading="A run's worst step over its usual one: with its first steps, and without.")  # fmt: skip
 if "error_cost" in data:
     drawing = analysis_plots.error_cost(data["error_cost"], about="")
     show(drawing.figure, alt=drawing.alt, reading="Dear per square is not dear in sum: see both.")

@@ -284,7 +284,9 @@ three = {
 }
 for name, network in three.items():
     found = asymmetry(network, images[:8], logits[:8], pairs=4)
-    print(f"{name:30} {found.value:.2g}  (with half the step it changes by {found.error:.1g})")
+    print(
+        f"{name:30} {found.value:.2g} ± {found.error:.1g} (half the step: {found.step_error:.0g})"
+    )
 
 # %% [markdown]
 # If the straight-through number is far from 0, what trains the student is *no function's gradient*:

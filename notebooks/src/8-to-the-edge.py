@@ -416,7 +416,7 @@ show(figure, alt=f"Accumulator bits, the worst case and the most seen: {listed}.
 # the starting point from which notebooks 3 to 6 try to climb.
 
 # %%
-from akt_lab.plots import proportion_interval
+from akt_lab.intervals import proportion_interval
 from akt_lab.training import evaluate
 
 bill, seen = {}, {}

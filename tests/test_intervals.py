@@ -6,8 +6,8 @@ from scipy import stats
 
 from akt_lab.dotplot import gains
 from akt_lab.errors import AktError
-from akt_lab.resampling import bootstrap_intervals, covers, seeds_needed, t_intervals
-from akt_lab.tables import load, mean_interval, summarise
+from akt_lab.intervals import bootstrap_intervals, covers, mean_interval, seeds_needed, t_intervals
+from akt_lab.tables import load, summarise
 
 RNG = np.random.default_rng(0)
 

@@ -1,11 +1,10 @@
-"""How far a mean can be trusted: intervals from many experiments at once, and how often they hold.
+"""How far a mean can be trusted: intervals, how often they hold, and how many seeds a claim needs.
 
-`tables.mean_interval` is Student's interval of one sample, as our tables print it. Here are the
-bootstrap beside it, both for a whole array of experiments, and the number of seeds that a claim
-needs.
+Of one sample, as our tables and figures print them; and of many experiments at once.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -14,6 +13,33 @@ from akt_lab.errors import AktError
 
 ENDS = (2.5, 97.5)  # percentiles
 MOST_SEEDS = 100_000
+
+
+def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, float, float]:
+    """Mean of a sample and its 95% t-interval; (mean, low, high), NaN where it has none.
+
+    Args:
+        values: one a seed.
+        grain: the least difference that can be measured, here of one image; the sample's spread
+            counts as no less than that of rounding to it, so that a few equal values do not pass
+            for certainty.
+    """
+    if len(values) == 0:
+        return (math.nan,) * 3
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    spread = max(float(np.std(values, ddof=1)), grain / math.sqrt(12))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def proportion_interval(percent: float, images: int) -> tuple[float, float]:
+    """95% Wilson interval, in percent, of an accuracy measured on that many images."""
+    z, p = 1.96, percent / 100
+    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    return float(100 * (centre - half)), float(100 * (centre + half))
 
 
 def bootstrap_intervals(
