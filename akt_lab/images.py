@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,6 +20,7 @@ from akt_lab.errors import AktError
 
 IN_MEMORY = 2**30  # bytes of images up to which a folder is decoded at once
 CHUNK = 32  # images that a thread decodes at a time
+STRIP = 100  # times as long as wide: what is longer is not resized
 TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
 
 
@@ -150,16 +151,18 @@ def decode_image(data: bytes, channels: int, size: int) -> Tensor:
     """One image file's bytes as a network takes it: bytes (channels, size, size), its middle.
 
     Raises:
-        AktError: if it is not an image that can be read.
+        AktError: if it is not an image that can be read, or a strip that would be huge.
     """
     from torchvision.transforms import functional as TF
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            plain = picture.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if max(picture.size) > STRIP * min(picture.size):
+                raise ValueError("a strip")
+            plain = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
+            fitted = TF.center_crop(TF.resize(plain, [size]), [size])
+    except Exception as error:  # whatever a broken or a hostile file can raise
         raise AktError("this file is not an image that can be read: try a PNG or a JPEG") from error
-    fitted = TF.center_crop(TF.resize(plain, [size]), [size])
     return TF.pil_to_tensor(fitted)
 
 

@@ -3,12 +3,17 @@
 import datetime
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,12 +22,13 @@ from akt_lab.attention import attention_divergences
 from akt_lab.benches import BenchSpec
 from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
 from akt_lab.errors import AktError, UsageError
-from akt_lab.gradients import Case, study, synthetic_batches
+from akt_lab.gradients import Case, make_student, study, synthetic_batches
 from akt_lab.grid import Job
+from akt_lab.images import decode_image
 from akt_lab.losses import bns_loss
 from akt_lab.methods import Settings
 from akt_lab.quantizer import affine_parameters, fake_quantize
-from akt_lab.runs import HISTORY, Run
+from akt_lab.runs import CHECKPOINT, HISTORY, Run
 from akt_lab.tracing import trace
 from akt_lab.training import load_generator
 from akt_lab.widgets import (
@@ -37,7 +43,7 @@ from akt_lab.widgets import (
     sources,
 )
 from akt_lab.widgets.picture import KEPT
-from akt_lab.widgets.students import ROUNDED, Students, by_name
+from akt_lab.widgets.students import OBSERVED, ROUNDED, Kept, Students, by_name
 from akt_lab.worker import do
 
 TINY = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
@@ -82,6 +88,12 @@ def explorer(request, digits, runs):
 
 
 # ---- all of them ---------------------------------------------------------------------------------
+
+
+def test_an_import_says_nothing():
+    words = [sys.executable, "-c", "import akt_lab.widgets"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")  # a notebook would show it
 
 
 def test_each_control_has_a_label_and_changes_the_picture(explorer):
@@ -133,6 +145,18 @@ def test_a_complaint_is_taken_back_before_the_new_picture_comes(explorer):
     assert seen == [""]
 
 
+def test_a_value_can_be_set_that_another_one_brings(digits):
+    made = {bits: Students(digits, []).load(ROUNDED, bits) for bits in (2, 3, 5)}
+    own = {"mine": {2: made[2], 3: made[3]}, "other": {5: made[5], 3: made[3]}}
+    explorer = attention_explorer(bench=digits, students=own)
+    show, drawn = explorer.show, []
+    explorer.show = lambda **values: drawn.append(values) or show(**values)
+    explorer.set(method="other", bits=5)
+    assert [(values["method"], values["bits"]) for values in drawn] == [("other", 5)]
+    explorer.controls["bits"].value = 3  # and each change is drawn again
+    assert len(drawn) == 2
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 
 
@@ -163,7 +187,26 @@ def test_frames_are_drawn_once_and_few_are_kept(digits, monkeypatch):
     assert len(picture._frames) == KEPT
 
 
+def test_half_a_filling_is_not_kept():
+    def fill(figure, view):
+        yield figure.text(0.5, 0.5, f"{len(figure.texts)} before")
+        if view == "broken":
+            raise ZeroDivisionError
+
+    picture = playground.Picture((2, 1), lambda figure, view: None, fill, key=lambda view: 0)
+    first = picture.png("whole")
+    with pytest.raises(ZeroDivisionError):
+        picture.png("broken")
+    assert picture.png("whole") == first
+
+
 # ---- 1: quantizer --------------------------------------------------------------------------------
+
+
+def test_playground_without_such_a_layer(digits):
+    for kind in ("weights", "activations"):
+        with pytest.raises(UsageError, match=r"unknown layer 'unit2\.body\.9': did you mean"):
+            playground.layer_values(digits, "unit2.body.9", kind)
 
 
 def test_activations_are_what_flows_into_the_layer(digits):
@@ -204,6 +247,7 @@ def test_the_faulty_range_runs_away_and_live_ranges_cost_bits(digits):
     assert at("ema_legacy", 1).error == pytest.approx(at("ema", 1).error)
     assert at("per_channel_dynamic").error < at("ema").error
     assert at("per_channel_dynamic").effective > 3.1 > at("ema").effective
+    assert 0 < at("per_channel_dynamic").used <= 3  # of each row's own grid
 
 
 def test_where_the_gradient_gets_through(digits):
@@ -211,7 +255,11 @@ def test_where_the_gradient_gets_through(digits):
     open_, closed = (playground.look(values, 3, "ema", 1, 0.5, g) for g in ("identity", "clipped"))
     assert open_.passes == open_.span
     assert closed.passes[0] > closed.span[0]
-    assert closed.passes == pytest.approx((0.5 * values.ranges["ema"][0]).tolist(), rel=1e-5)
+    axis = torch.linspace(*closed.span, 4001, requires_grad=True)
+    grid = affine_parameters(*0.5 * values.ranges["ema"][0], 3)
+    fake_quantize(axis, *grid, 3, "clipped").sum().backward()
+    through = axis.detach()[axis.grad == 1][[0, -1]].tolist()
+    assert closed.passes == pytest.approx(through, abs=axis.diff()[0].item())
 
 
 # ---- 2: attention --------------------------------------------------------------------------------
@@ -276,6 +324,35 @@ def test_images_from_everywhere(digits, runs):
     assert "not an image that can be read" in explorer.message.value
 
 
+def test_an_image_is_upright():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # a camera held on its side: shown turned by a quarter, clockwise
+    side = Image.new("L", (40, 40))
+    side.paste(255, (0, 0, 20, 40))  # its left comes to the top
+    side.save(file, "jpeg", exif=exif)
+    (image,) = decode_image(file.getvalue(), 1, 16).int()
+    assert image[:6].min() > 200 > 50 > image[-6:].max()
+
+
+def test_a_strip_is_no_image():
+    for size in ((1, 100_000), (100_000, 1)):
+        file = io.BytesIO()
+        Image.new("L", size).save(file, "png")
+        with pytest.raises(AktError, match="not an image that can be read"):
+            decode_image(file.getvalue(), 3, 224)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_broken_image_is_told_in_a_sentence():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    Image.effect_noise((40, 30), 90).save(file, "jpeg", exif=exif)
+    data = file.getvalue()
+    for place in range(data.index(b"Exif"), data.index(b"maker")):
+        with suppress(AktError):
+            decode_image(data[:place] + b"\0" + data[place + 1 :], 1, 16)
+
+
 def test_students_of_one_s_own(digits):
     own = {2: Students(digits, []).load(ROUNDED, 2), 8: Students(digits, []).load(ROUNDED, 8)}
     explorer = attention_explorer(bench=digits, students={"mine": own})
@@ -325,7 +402,52 @@ def test_a_run_that_went_on_is_loaded_anew(digits, runs, tmp_path):
     first = students.load("adadfq", 2)
     assert students.load("adadfq", 2) is first
     run.update_record(status="running")
-    assert students.load("adadfq", 2) is not first
+    second = students.load("adadfq", 2)
+    assert second is not first
+    touch(run / CHECKPOINT)  # the record is written before the networks
+    assert students.load("adadfq", 2) is not second
+
+
+def touch(path):
+    """As if it was written a minute from now."""
+    later = path.stat().st_mtime_ns + 60 * 10**9
+    os.utime(path, ns=(later, later))
+
+
+def test_a_generator_that_went_on_is_loaded_anew_and_one_that_was_deleted_is_missed(
+    digits, runs, tmp_path
+):
+    run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
+    explorer = attention_explorer([run], digits)
+    explorer.controls["source"].value = sources.SYNTHETIC
+    before = screen(explorer)
+    shutil.copy(runs[2] / CHECKPOINT, run / CHECKPOINT)
+    touch(run / CHECKPOINT)
+    explorer.refresh()
+    assert explorer.message.value == ""
+    assert screen(explorer) != before
+    shutil.rmtree(run.folder)
+    explorer.set(method=ROUNDED)
+    assert f"the run {run.folder} is no longer there" in explorer.message.value
+
+
+def test_few_networks_are_kept(runs):
+    loaded = []
+    kept = Kept(lambda run, epoch: loaded.append(epoch) or object())
+    for epoch in ("end", *range(12), 11):
+        kept(runs[0], epoch)
+    assert loaded == [None, *range(12)]
+    kept(runs[0])
+    assert loaded[-1] is None
+
+
+def test_ranges_of_a_rounded_student_are_those_of_many_batches(digits):
+    chosen = torch.linspace(0, len(digits.images) - 1, OBSERVED).long()
+    images = digits.normalise(digits.images[chosen])
+    many = make_student(digits.teacher, Case(3), [(images, images)]).state_dict()
+    once = Students(digits, []).load(ROUNDED, 3).state_dict()
+    changed = {name.rpartition(".")[2] for name in many if not many[name].equal(once[name])}
+    assert changed == {"updates"}
 
 
 def test_students_by_name(runs):
@@ -354,6 +476,16 @@ def test_norms_of_a_study(norms):
     assert found["ce", 2].values[:, 1] == pytest.approx(rows["norm"].to_numpy())
 
 
+def test_cases_that_differ_in_what_the_ranges_observed_are_two(norms):
+    two = norms[norms["bits"] == 2]
+    more = two.assign(observed=20, norm=2 * two["norm"])
+    legacy = two.assign(ranges="ema_legacy", norm=3 * two["norm"])
+    found = {n.name: n.values for n in gradients.of_study(pd.concat([two, more, legacy]))}
+    assert set(found) == {"ce", "ce, ema 20", "ce, ema_legacy 10"}
+    assert found["ce, ema 20"] == pytest.approx(2 * found["ce"])
+    assert found["ce, ema_legacy 10"] == pytest.approx(3 * found["ce"])
+
+
 def test_a_run_that_broke_off_is_shown_as_one(runs, tmp_path):
     broken = Run(shutil.copytree(runs[0].folder, tmp_path / "broken"))
     lines = (broken / HISTORY).read_text().splitlines()
@@ -379,6 +511,17 @@ def test_nothing_finite_at_all_and_a_long_run(norms):
     thin = gradients._thinned(values)
     assert thin.shape == (3, 385)
     assert thin[1].max() == 99
+
+
+def test_a_gradient_that_is_zero_at_most_steps_is_finite(norms):
+    calm = gradients.of_study(norms)[1]
+    values = np.zeros((len(calm.layers), 5))
+    values[:, 3] = 1.0
+    rare = replace(calm, values=values)
+    view = gradients.View((rare, rare), gradients.ALL, 0, gradients.limits([rare]), (0, 4))
+    alt = gradients.show(view).alt
+    assert "Left, ce, 2 bits: zero at most steps, largest at step 3. Right" in alt
+    assert "not finite" not in alt
 
 
 def test_an_explosion_is_marked(norms):

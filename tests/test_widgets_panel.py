@@ -1,7 +1,9 @@
 """The training panel: its pictures by numbers and pixels, and real runs in the background."""
 
+import asyncio
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,8 @@ from PIL import Image
 
 from akt_lab.plots import COLOURS
 from akt_lab.runs import Run
-from akt_lab.widgets import panel
-from akt_lab.widgets.background import Follower
+from akt_lab.widgets import background, panel
+from akt_lab.widgets.background import Background, Follower
 from akt_lab.widgets.live_curves import PICTURE, decades, draw, look, show
 from akt_lab.widgets.panel import TrainingPanel
 
@@ -229,9 +231,9 @@ def place(tmp_path, monkeypatch):
 
     monkeypatch.setattr(panel, "Background", kept)
     yield tmp_path
-    for background in made:
-        if not background.errors.closed:
-            background.close()
+    for run in made:
+        if not run.errors.closed:
+            run.close()
 
 
 def small(**values):
@@ -345,12 +347,48 @@ def test_a_broken_history_line_is_told(place):
     assert "Curves of 60 of 200 steps" in shown.picture.value
 
 
+def test_a_run_without_a_history_is_shown_with_its_own_settings(place):
+    put_run(place / "runs" / "mine", "running", rows=0)
+    shown = TrainingPanel()
+    shown.folder.value = "runs/mine"
+    assert "unfinished: epoch 1 of 4, step 0 of 200" in shown.status.value
+
+
+def test_a_broken_record_disables_all_buttons(place):
+    put_run(place / "runs" / "mine", "running")
+    shown = TrainingPanel()
+    (place / "runs" / "mine" / "record.json").write_text("{")
+    shown.folder.value = "runs/mine"
+    assert "record.json cannot be read" in shown.message.value
+    assert (shown.place, enabled(shown)) == ("taken", set())
+
+
+def test_what_cannot_be_drawn_disables_all_buttons(place):
+    record = {"settings": {"epochs": 4, "steps": 50}}  # and no more
+    put_run(place / "runs" / "mine", "running", **record)
+    shown = TrainingPanel()
+    shown.folder.value = "runs/mine"
+    assert "this should not have happened" in shown.message.value
+    assert (shown.place, enabled(shown)) == ("taken", set())
+
+
+def test_a_run_was_begun_in_the_folder_since(place):
+    shown = TrainingPanel()
+    put_run(place / "runs" / "panel", "running")
+    shown.start.click()
+    assert "holds an unfinished run: go on with it" in shown.message.value
+    assert shown.background is None
+    assert enabled(shown) == {"pause"}
+    assert shown.pause.description == "Go on"
+
+
 def test_the_folder_was_taken_since(place):
     shown = TrainingPanel()
     put_run(place / "runs" / "panel", "done")
     shown.start.click()
     assert "is finished" in shown.message.value
     assert shown.background is None
+    assert enabled(shown) == set()
 
 
 class Still:
@@ -385,6 +423,45 @@ def test_nothing_is_drawn_twice_within_the_interval_nor_without_news(place, monk
     shown.poll()
     shown.poll()
     assert len(drawn) == 1
+
+
+def test_a_run_that_was_stopped_before_its_first_step_can_go_on(place, monkeypatch):
+    monkeypatch.setattr(panel, "Background", Still)
+    shown = TrainingPanel()
+    shown.start.click()
+    put_run(place / "runs" / "panel", "running", rows=0)
+    shown.background.state = "stopped"
+    shown.poll()
+    assert "stopped: epoch 1 of 4, step 0 of 200; go on here" in shown.status.value
+    assert enabled(shown) == {"pause"}
+
+
+def test_a_run_that_was_stopped_before_its_record_begins_again(place, monkeypatch):
+    monkeypatch.setattr(panel, "Background", Still)
+    shown = TrainingPanel()
+    shown.start.click()
+    shown.background.state = "stopped"
+    shown.poll()
+    assert shown.status.value == "stopped before its first step: Start begins again"
+    assert enabled(shown) == {"start"}
+
+
+def test_two_runs_in_a_row_are_not_followed_by_two_tasks(place, monkeypatch):
+    monkeypatch.setattr(panel, "Background", Still)
+
+    async def twice():
+        shown = TrainingPanel()
+        shown.start.click()
+        first = shown._task
+        await asyncio.sleep(0)
+        shown.background = None  # it has ended, and the next comes before the task looks again
+        shown.start.click()
+        await asyncio.wait_for(first, 5)
+        assert not shown._task.done()
+        shown.background = None
+        await shown._task
+
+    asyncio.run(twice())
 
 
 def test_a_panel_whose_run_is_going_is_given_again(place, monkeypatch):
@@ -429,11 +506,12 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
     assert f"akt-lab quantize --out {place}/runs/panel --resume" in shown.status.value
     assert enabled(shown) == {"pause"}
 
+    old = lines.stat()
     shown.pause.click()
-    before = shown.history
-    wait(shown, lambda: before.rows and len(shown.history.rows) > 100)
+    wait(shown, lambda: lines.stat().st_ino != old.st_ino and lines.stat().st_size > old.st_size)
     shown.stop.click()
     wait(shown, lambda: shown.background is None, 20)
+    assert shown.state == "stopped"
 
     words = "quantize --out runs/panel --resume".split()
     done = subprocess.run([sys.executable, "-m", "akt_lab.cli", *words], capture_output=True)
@@ -488,6 +566,22 @@ def test_what_the_command_line_refuses_is_told(place, monkeypatch):
     assert "bits must be" in shown.message.value
     assert 'role="alert"' in shown.message.value
     assert enabled(shown) == {"start"}
+
+
+def test_progress_bars_are_rare_and_only_the_last_words_are_read(monkeypatch):
+    started = {}
+
+    def popen(words, **options):
+        started.update(options)
+        return subprocess.Popen([sys.executable, "-c", ""], env=options["env"])
+
+    monkeypatch.setattr(background.psutil, "Popen", popen)
+    run = Background([])
+    monkeypatch.setattr(run, "_each", lambda action: None)
+    assert started["env"]["TQDM_MININTERVAL"] == "60"
+    assert started["env"].items() >= os.environ.items()
+    run.errors.write(b"akt-lab: long ago\n" + 10**5 * b"\rstep" + b"\nthe last words\n")
+    assert run.close() == "the last words"
 
 
 @pytest.mark.slow

@@ -8,7 +8,12 @@ import ipywidgets as w
 
 from akt_lab.errors import AktError
 from akt_lab.runs import Run
-from akt_lab.widgets.shell import alert
+from akt_lab.widgets.attention import attention_explorer
+from akt_lab.widgets.generator import generator_explorer
+from akt_lab.widgets.gradients import gradient_explorer
+from akt_lab.widgets.panel import training_panel
+from akt_lab.widgets.playground import quantizer_playground
+from akt_lab.widgets.shell import alert, unforeseen
 
 
 def app(runs: Path | str = "runs/demo") -> w.Tab:
@@ -27,28 +32,25 @@ def app(runs: Path | str = "runs/demo") -> w.Tab:
 
 
 def _makers(folder: Path) -> dict[str, Callable[[], w.Widget]]:
-    from akt_lab.gallery import find_runs
-    from akt_lab.widgets.attention import attention_explorer
-    from akt_lab.widgets.generator import generator_explorer
-    from akt_lab.widgets.gradients import gradient_explorer
-    from akt_lab.widgets.panel import training_panel
-    from akt_lab.widgets.playground import quantizer_playground
-
     return {
         "1 Quantizer": lambda: quantizer_playground(),
         "2 Attention": lambda: attention_explorer(_any_runs(folder)),
-        "3 Gradients": lambda: gradient_explorer(find_runs(folder)),
-        "4 Generator": lambda: generator_explorer(find_runs(folder)),
+        "3 Gradients": lambda: gradient_explorer(_runs(folder)),
+        "4 Generator": lambda: generator_explorer(_runs(folder)),
         "5 Training": lambda: training_panel(str(folder.parent / "panel")),
     }
 
 
+def _runs(folder: Path) -> list[Run]:
+    from akt_lab.gallery import find_runs  # late: it imports SciPy's solvers and more
+
+    return find_runs(folder)
+
+
 def _any_runs(folder: Path) -> list[Run]:
     """None are enough for students that are merely rounded."""
-    from akt_lab.gallery import find_runs
-
     with suppress(AktError):
-        return find_runs(folder)
+        return _runs(folder)
     return []
 
 
@@ -65,5 +67,4 @@ def _made(maker: Callable[[], w.Widget]) -> w.Widget:
     except AktError as error:
         return w.HTML(alert(str(error)))
     except Exception as error:  # a callback's traceback would be seen by nobody
-        said = f"this should not have happened ({type(error).__name__}: {error})"
-        return w.HTML(alert(said))
+        return w.HTML(alert(unforeseen(error)))

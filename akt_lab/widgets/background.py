@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 8.0  # seconds from a request to stop to the end by force
+LAST = 2**16  # bytes of what a run says that are read at its end
+QUIET = {"TQDM_MININTERVAL": "60"}  # nobody sees its progress bars, and they are kept until its end
 
 
 class Background:
@@ -36,6 +38,7 @@ class Background:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
+            env=os.environ | QUIET,
         )
         self.paused, self._deadline = False, math.inf
         self._worked, self._since = 0.0, time.monotonic()
@@ -97,7 +100,7 @@ class Background:
         self.kill()
         atexit.unregister(self.kill)
         with self.errors as file:
-            file.seek(0)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST))
             said = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
         lines = [line.strip() for line in said if line.strip()]
         own = [line for line in lines if line.startswith("akt-lab")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from akt_lab.runs import Run
 from akt_lab.training import load_generator
 from akt_lab.widgets.picture import Picture, Shown
 from akt_lab.widgets.shell import Explorer, menu, offer, slider
-from akt_lab.widgets.students import END, NETWORKS, Students, bench_of, with_generator
+from akt_lab.widgets.students import END, Kept, Students, bench_of, with_generator
 
 IMAGES, SEEDS = 10, range(30)
 LOWEST, HIGHEST = 1e-4, 1e2  # of the mismatch's axis
@@ -163,10 +163,7 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
     names = list(there.runs)
 
     real = cache(partial(real_mismatch, bench))
-
-    @lru_cache(maxsize=NETWORKS)
-    def generator(run: str, bits: int, epoch: int | str, stamp: int) -> Any:
-        return load_generator(there.run(run, bits), bench, None if epoch == END else int(epoch))
+    generator = Kept(lambda run, epoch: load_generator(run, bench, epoch))
 
     bits = there.bits(names[0])
     c: dict[str, Any] = {
@@ -183,7 +180,7 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
         offer(c["epoch"], there.epochs(c["run"].value, c["bits"].value), END)
 
     def shown(run: str, bits: int, epoch: Any, label: int, seed: int) -> Shown:
-        network = generator(run, bits, epoch, there.stamp(run, bits))
+        network = generator(there.runs[run][bits], epoch)
         return show(look(bench, network, label, seed, real(label)))
 
     rows = [[c["run"], c["bits"]], [c["label"], c["epoch"], c["seed"]]]

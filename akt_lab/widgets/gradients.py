@@ -1,5 +1,6 @@
 """Explorer 3: gradient norms by layer and step, two runs side by side, and where they explode."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from akt_lab.errors import AktError
-from akt_lab.gradients import Explosion, explosion
+from akt_lab.gradients import Case, Explosion, explosion
 from akt_lab.plots import COLOURS
 from akt_lab.runs import Run
 from akt_lab.widgets.picture import Picture, Shown
@@ -99,8 +100,9 @@ def _of_run(name: str, bits: int, run: Run) -> Norms | None:
 
 def of_study(found: pd.DataFrame) -> list[Norms]:
     """The norms that `gradients.study` measured, a case each."""
-    found = found.assign(ranges=found["ranges"].where(found["ranges"] == "ema", found["ranges"]
-                         + " " + found["observed"].astype(str)))  # fmt: skip
+    usual = (found["ranges"] == "ema") & (found["observed"] == Case.observed)
+    counted = found["ranges"] + " " + found["observed"].astype(str)
+    found = found.assign(ranges=found["ranges"].where(usual, counted))
     cases = found.groupby(["loss", "gradient", "ranges", "seed", "bits"], sort=False)
     return [_of_case(_name(case[:-1]), int(case[-1]), rows) for case, rows in cases]
 
@@ -216,7 +218,11 @@ def show(view: View) -> Shown:
 
 
 def _largest(burst: Explosion) -> str:
-    return f"largest {burst.ratio:.1f} times the median," if burst.ratio < np.inf else "not finite"
+    if math.isinf(burst.ratio):
+        return "not finite"
+    if math.isnan(burst.ratio):  # the median is 0
+        return "zero at most steps, largest"
+    return f"largest {burst.ratio:.1f} times the median,"
 
 
 def _widths(by_bits: Iterable[int]) -> list[tuple[str, int]]:

@@ -26,13 +26,14 @@ if (!window.aktLab) {
     attributeFilter: ['aria-valuetext']});
   all();
 
-  const upload = (event) => event.target.closest?.('.widget-upload:enabled');
+  const upload = (event) => event.target.closest?.('.widget-upload');
   document.addEventListener('dragover', (event) => upload(event) && event.preventDefault(), true);
   document.addEventListener('drop', (event) => {
     const button = upload(event), files = event.dataTransfer?.files;
-    if (!button || !files?.length) return;
-    event.preventDefault();
+    if (!button) return;
+    event.preventDefault();  // else the browser leaves the page for the file
     event.stopPropagation();
+    if (button.disabled || !files?.length) return;
     const click = HTMLInputElement.prototype.click;  // of the button's input, which is hidden
     HTMLInputElement.prototype.click = function () {
       this.files = files;

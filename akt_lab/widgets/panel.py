@@ -113,7 +113,8 @@ class TrainingPanel(Telling):
     # -- what the user does --
 
     def _start(self) -> None:
-        if is_unfinished(self.folder.value):
+        self._look_into_folder()  # another process may have begun a run there since
+        if self.place == "unfinished":
             raise UsageError(f"{self.folder.value} holds an unfinished run: go on with it")
         self._begin(self._words())
 
@@ -139,10 +140,10 @@ class TrainingPanel(Telling):
         self._update()
         with suppress(RuntimeError):  # no event loop: `poll` is called by hand
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._follow())
+            self._task = loop.create_task(self._follow(self.background))
 
-    async def _follow(self) -> None:
-        while self.background:
+    async def _follow(self, background: Background) -> None:
+        while self.background is background:  # the next run has a task of its own
             self.poll()
             await asyncio.sleep(INTERVAL)
 
@@ -150,13 +151,21 @@ class TrainingPanel(Telling):
         """What can be done in the folder that is named now; its curves, if it has some."""
         self.say("")
         self.state, self.place = "idle", "taken"
-        self._open()
         try:
-            self.place = "unfinished" if is_unfinished(self.folder.value) else "free"
-        finally:
-            if self.history.rows or not self.picture.value:
-                self._draw()
+            self.place = self._read_folder()
+        finally:  # the buttons, too, where it cannot be read
             self._update()
+
+    def _read_folder(self) -> str:
+        """Show the folder's curves, if it has some; return its `place`."""
+        self._open()
+        place = "taken"
+        try:
+            place = "unfinished" if is_unfinished(self.folder.value) else "free"
+        finally:  # what the last run left stays, until there is another's
+            if self.history.rows or place == "unfinished" or not self.picture.value:
+                self._draw()
+        return place
 
     # -- what the run does --
 
@@ -195,6 +204,7 @@ class TrainingPanel(Telling):
         self.history = Follower(Path(self.folder.value) / HISTORY)
         self.record: dict[str, Any] = {"settings": asdict(self._settings())}
         self._stale, self._drawn = self.history.read(), 0.0
+        self._read_record()
 
     def _read_record(self) -> None:
         """The run's own record, once it is there; it stays known if the folder is deleted."""
@@ -242,7 +252,7 @@ class TrainingPanel(Telling):
                 return f"{at}, {seconds}"
             case "paused" | "stopping":
                 return f"{self.state}: {at}"
-            case "stopped" if "status" in self.record:
+            case "stopped" if self.place == "unfinished":
                 return f"stopped: {at}; go on here, or by: {_line(self._words_to_go_on())}"
             case "stopped":
                 return "stopped before its first step: Start begins again"

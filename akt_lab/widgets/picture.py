@@ -79,12 +79,21 @@ class Picture:
             figure, background = self._frame_of(view)
             canvas: Any = figure.canvas
             canvas.restore_region(background)
-            added = list(self.fill(figure, view))
-            for artist in sorted(added, key=Artist.get_zorder):
-                artist.draw(canvas.renderer)
-            for artist in added:
-                artist.remove()
+            try:
+                self._paint(figure, view)
+            except BaseException:  # half a filling is left in it
+                del self._frames[self.key(view)]
+                raise
         return _as_png(canvas)
+
+    def _paint(self, figure: Figure, view: Any) -> None:
+        """Fill a frame, draw what was added, and take it out again."""
+        canvas: Any = figure.canvas
+        added = list(self.fill(figure, view))
+        for artist in sorted(added, key=Artist.get_zorder):
+            artist.draw(canvas.renderer)
+        for artist in added:
+            artist.remove()
 
     def _framed(self, view: Any) -> Figure:
         figure = Figure(figsize=self.size, dpi=DPI)

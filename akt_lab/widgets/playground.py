@@ -13,6 +13,7 @@ from torch import Tensor
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.capture import CONVOLUTION
+from akt_lab.errors import unknown
 from akt_lab.plots import COLOURS
 from akt_lab.quantizer import (
     GRADIENTS,
@@ -67,7 +68,7 @@ class View:
         errors: mean squared error at each of CLIPS, in percent of the numbers' mean square.
         error: the same, at `clip`.
         beyond: percent of the numbers outside the range.
-        bits, effective, used: as asked for; with the ranges' own cost; entropy of the levels.
+        bits, effective, used: as asked for; with the ranges' own cost; entropy of a grid's levels.
     """
 
     name: str
@@ -97,11 +98,17 @@ def layer_values(bench: Bench, layer: str, kind: str) -> Values:
         UsageError: if the teacher has no such layer.
     """
     network = trace(bench.teacher)
+    if layer not in (layers := _convolutions(network)):
+        raise unknown("layer", layer, layers)
     if kind == "weights":
         weight = network.get_parameter(f"{layer}.weight").flatten(1)
         return _values(f"weights of {layer}", [weight] * BATCHES)
     maps = [_input(network, layer, x) for x in _batches(bench)]
     return _values(f"activations into {layer}", [m.flatten(2).flatten(0, 1) for m in maps])
+
+
+def _convolutions(network: torch.nn.Module) -> list[str]:
+    return [name for name, m in network.named_modules() if isinstance(m, CONVOLUTION)]
 
 
 def _batches(bench: Bench) -> Iterator[Tensor]:
@@ -156,26 +163,26 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
     live = rule == LIVE
     ends = values.ranges[rule] if live else values.ranges[rule][seen - 1]
     rounded = partial(_rounded, values.rows, ends, bits)
-    x, x_hat = values.rows.flatten().numpy(), rounded(clip).flatten().numpy()
+    x_hat = rounded(clip)
     one = ends[int((ends[:, 1] - ends[:, 0]).argmax())] if live else ends  # whose grid is drawn
     span = _span(values.rows)
     axis = torch.linspace(*span, 400)
     stairs = torch.stack((axis, _rounded(axis[None], one, bits, clip)[0])).numpy()
-    low, high = (float(e) for e in clip * one)
     levels = _levels(one * clip, bits)
+    half = (levels[1] - levels[0]) / 2  # what rounds to an outermost level is inside the grid
     lows, highs = (clip * ends[..., i, None] for i in (0, 1))
     outside = (values.rows < lows.clamp(max=0)) | (values.rows > highs.clamp(min=0))
     return View(
-        values.name, x, x_hat, span, stairs,
+        values.name, values.rows.flatten().numpy(), x_hat.flatten().numpy(), span, stairs,
         levels[(levels >= span[0]) & (levels <= span[1])],
-        span if gradient == "identity" else (min(low, 0.0), max(high, 0.0)),
+        span if gradient == "identity" else (levels[0] - half, levels[-1] + half),
         clip,
         np.array([_error(values.rows, rounded(c)) for c in CLIPS]),
-        _error(values.rows, rounded(clip)),
+        _error(values.rows, x_hat),
         100 * float(outside.float().mean()),
         bits,
         bits + (SCALE_BITS + bits) / values.size[rule],
-        _entropy(x_hat),
+        _entropy(x_hat if live else x_hat.view(1, -1)),
     )  # fmt: skip
 
 
@@ -193,9 +200,10 @@ def _error(rows: Tensor, rounded: Tensor) -> float:
     return 100 * float((rounded - rows).square().mean() / rows.square().mean())
 
 
-def _entropy(x_hat: np.ndarray) -> float:
-    shares = np.unique(x_hat, return_counts=True)[1] / len(x_hat)
-    return float(-(shares * np.log2(shares)).sum()) + 0.0
+def _entropy(grids: Tensor) -> float:
+    """Bits that a number's level carries: the mean over grids, a row each."""
+    found = [row.unique(return_counts=True)[1].double() / len(row) for row in grids]
+    return float(np.mean([-(shares * shares.log2()).sum() for shares in found])) + 0.0
 
 
 def _span(rows: Tensor) -> tuple[float, float]:
@@ -263,8 +271,7 @@ def quantizer_playground(bench: Bench | None = None) -> Explorer:
         bench: whose teacher's numbers are shown; digits where None.
     """
     bench = bench or load_bench(BenchSpec())
-    modules = trace(bench.teacher).named_modules()
-    layers = [name for name, m in modules if isinstance(m, CONVOLUTION)]
+    layers = _convolutions(trace(bench.teacher))
     values = cache(partial(layer_values, bench))
     controls: dict[str, Any] = {
         "kind": menu("numbers", ["weights", "activations"], "weights", "which numbers of a layer"),

@@ -43,7 +43,7 @@ class Telling(w.VBox):
         except AktError as error:
             self.say(str(error))
         except Exception as error:  # a callback's traceback would be seen by nobody
-            self.say(f"this should not have happened ({type(error).__name__}: {error})")
+            self.say(unforeseen(error))
 
 
 class Explorer(Telling):
@@ -84,16 +84,22 @@ class Explorer(Telling):
         with self.together():
             for name, value in values.items():
                 self.controls[name].value = value
+                self._adapt()  # the next value may be one that this one brings
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Several changes inside the block, one picture at its end."""
-        self._quiet = True
+        with self._quietly():
+            yield
+        self.refresh()
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        before, self._quiet = self._quiet, True
         try:
             yield
         finally:
-            self._quiet = False
-        self.refresh()
+            self._quiet = before
 
     def refresh(self) -> None:
         """Draw again."""
@@ -112,12 +118,14 @@ class Explorer(Telling):
         return {name: control.value for name, control in self.controls.items()}
 
     def _adapt(self) -> None:
-        self._quiet = True
-        try:
-            if self.follow:
+        if self.follow:
+            with self._quietly():
                 self.follow()
-        finally:
-            self._quiet = False
+
+
+def unforeseen(error: Exception) -> str:
+    """The sentence for an error that is nobody's mistake but ours."""
+    return f"this should not have happened ({type(error).__name__}: {error})"
 
 
 def alert(sentence: str) -> str:

@@ -1,7 +1,6 @@
 """Where an explorer's image comes from: the bench, a file that was dropped in, or a generator."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import ipywidgets as w
@@ -14,7 +13,7 @@ from akt_lab.images import decode_image
 from akt_lab.runs import Run
 from akt_lab.training import load_generator
 from akt_lab.widgets.shell import menu, slider
-from akt_lab.widgets.students import with_generator
+from akt_lab.widgets.students import Kept, with_generator
 
 BENCH, SYNTHETIC, FILE = "evaluation image", "synthetic", "your file"
 NUMBERS = range(50)  # of a class's images, or seeds
@@ -35,7 +34,7 @@ class Images:
         about = f"synthetic: by {self.runs[0].folder}" if self.runs else "where it comes from"
         sources = [BENCH, *([SYNTHETIC] if self.runs else []), FILE]
         classes = [(name, number) for number, name in enumerate(bench.classes)]
-        self.generator = lru_cache(maxsize=1)(self._generator)
+        self.generator = Kept(lambda run, epoch: load_generator(run, bench, epoch))
         self.controls: dict[str, Any] = {
             "source": menu("image", sources, BENCH, about),
             "label": menu("class", classes, 0, "of the image"),
@@ -63,8 +62,9 @@ class Images:
             AktError: if there is none, or it cannot be read.
         """
         if source == SYNTHETIC:
-            z = torch.randn(1, self.generator().latent, generator=_rng(number))
-            return self.generator()(z, torch.tensor([label]))
+            generator = self.generator(self.runs[0])
+            z = torch.randn(1, generator.latent, generator=_rng(number))
+            return generator(z, torch.tensor([label]))
         if source == FILE:
             if not file:
                 raise AktError("choose an image file, or drop one on the button")
@@ -75,9 +75,6 @@ class Images:
 
     def _normalised(self, image: Tensor) -> Tensor:
         return self.bench.normalise(image[None])
-
-    def _generator(self) -> Any:
-        return load_generator(self.runs[0], self.bench)
 
 
 def _rng(seed: int) -> torch.Generator:

@@ -1,7 +1,7 @@
 """The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -11,14 +11,15 @@ from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError
 from akt_lab.gradients import Case, make_student
 from akt_lab.methods import get_method
-from akt_lab.runs import CHECKPOINT, RECORD, Run
+from akt_lab.runs import CHECKPOINT, RECORD, STUDENT, Run
 from akt_lab.training import load_student
 
+Load = Callable[[Run, int | None], Any]  # a run's network, at its end or after an epoch
 Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
 ROUNDED, ROUNDED_BITS = "rounded only", (2, 3, 4, 5, 6, 8)
 END = "end"
 OBSERVED = 64  # images for the ranges of a student that was merely rounded
-NETWORKS = 32  # that are kept
+NETWORKS = 8  # that are kept
 
 
 def bench_of(runs: Sequence[Run], bench: Bench | None) -> Bench:
@@ -72,13 +73,38 @@ def with_generator(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
+class Kept:
+    """Networks of runs; those that were looked at last stay in memory."""
+
+    def __init__(self, load: Load) -> None:
+        """How to load one."""
+        self._kept = lru_cache(maxsize=NETWORKS)(lambda run, epoch, stamp: load(run, epoch))
+
+    def __call__(self, run: Run, epoch: int | str = END) -> Any:
+        """A run's network; loaded anew if the run went on, or was made anew.
+
+        Raises:
+            AktError: if the run was deleted meanwhile, or never had one.
+        """
+        return self._kept(run, None if epoch == END else int(epoch), _stamp(run))
+
+
+def _stamp(run: Run) -> int:
+    """When its files were written last; the record alone is older than the networks."""
+    if not (run / RECORD).exists():
+        raise AktError(f"the run {run.folder} is no longer there: choose another")
+    files = [run / name for name in (RECORD, CHECKPOINT, STUDENT)]
+    return max(file.stat().st_mtime_ns for file in files if file.exists())
+
+
 class Students:
-    """Networks by the names that a menu shows; those that were looked at stay in memory."""
+    """Networks by the names that a menu shows."""
 
     def __init__(self, bench: Bench, runs: Sequence[Run], own: Own | None = None) -> None:
         """Students of `runs` (of this bench), one's `own`, or the teacher's, merely rounded."""
         self.bench, self.runs, self.own = bench, by_name(runs), dict(own or {})
-        self._kept = lru_cache(maxsize=NETWORKS)(self._load)
+        self._trained = Kept(lambda run, epoch: load_student(run, bench, epoch)[0])
+        self._rounded = cache(self._round)
 
     @property
     def names(self) -> list[str]:
@@ -100,32 +126,13 @@ class Students:
         Raises:
             AktError: if its run was deleted meanwhile, or never had one.
         """
-        return self._kept(name, bits, epoch, self.stamp(name, bits))
+        if name in self.runs:
+            return self._trained(self.runs[name][bits], epoch)
+        return self.own[name][bits] if name in self.own else self._rounded(bits)
 
-    def stamp(self, name: str, bits: int) -> int:
-        """Another one whenever the run went on or was made anew."""
-        if name not in self.runs:
-            return 0
-        return (self.run(name, bits) / RECORD).stat().st_mtime_ns
-
-    def _load(self, name: str, bits: int, epoch: int | str, stamp: int) -> nn.Module:
-        if name in self.own:
-            return self.own[name][bits]
-        if name == ROUNDED:
-            spread = torch.linspace(0, len(self.bench.images) - 1, OBSERVED).long().tolist()
-            images = self.bench.normalise(self.bench.images[spread])
-            student = make_student(self.bench.teacher, Case(bits), [(images, images)])
-            return student.requires_grad_(False)
-        number = None if epoch == END else int(epoch)
-        return load_student(self.run(name, bits), self.bench, number)[0]
-
-    def run(self, name: str, bits: int) -> Run:
-        """The run behind a name.
-
-        Raises:
-            AktError: if it was deleted meanwhile.
-        """
-        run = self.runs[name][bits]
-        if not (run / RECORD).exists():
-            raise AktError(f"the run {run.folder} is no longer there: choose another")
-        return run
+    def _round(self, bits: int) -> nn.Module:
+        spread = torch.linspace(0, len(self.bench.images) - 1, OBSERVED).long().tolist()
+        images = self.bench.normalise(self.bench.images[spread])
+        case = Case(bits, observed=1)  # again the same images would give the same ranges
+        student = make_student(self.bench.teacher, case, [(images, images)])
+        return student.requires_grad_(False)

@@ -27,6 +27,14 @@ def until(true, seconds=30):
     return found
 
 
+def comes(true, seconds):
+    """Whether `true()` is, within so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(found)
+
+
 # ---- what is there ------------------------------------------------------------------------------
 
 
@@ -97,7 +105,7 @@ def by_keyboard(page, control):
             part.focus()
             for key in keys:
                 page.keyboard.press(key)
-            if value(control) != before:
+            if comes(lambda: value(control) != before, 0.5):  # a menu tells its value late
                 break
     assert value(control) != before, f"the keyboard does not move {label(control)}"
 
@@ -134,8 +142,16 @@ def choose(area, values):
     """Choose from menus, by their labels; those that are not there are left out."""
     for name, value in values.items():
         for menu in area.get_by_label(name, exact=True).all():
-            menu.select_option(value)
-            settled(area)
+            _pick(area, menu, value)
+
+
+def _pick(area, menu, value):
+    if menu.input_value() == value:
+        return
+    before = pictures(area), said(area)
+    menu.select_option(value)
+    until(lambda: (pictures(area), said(area)) != before)
+    settled(area)
 
 
 def each_moves_the_picture(page, area, how, first):
@@ -155,12 +171,10 @@ def each_moves_the_picture(page, area, how, first):
 def _changes(page, area, how, control):
     before = pictures(area)
     how(page, control)
-    try:
-        until(lambda: pictures(area) not in (before, ""), 5)
-    except AssertionError:
-        return False
-    settled(area)
-    return True
+    moved = comes(lambda: pictures(area) not in (before, ""), 15)  # a network may be loaded first
+    if moved:
+        settled(area)
+    return moved
 
 
 def settled(area):

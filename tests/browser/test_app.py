@@ -56,14 +56,27 @@ def test_a_file_is_dropped_in(app):
     area = open_tab(app, "2 Attention")
     driving.choose(area, {"image": "your file"})
     driving.hears(area, "choose an image file, or drop one on the button")
-    before = driving.pictures(area)
-    drop(app, area, KEPT / f"{app.name}-1-quantizer.png")
+    before, file = driving.pictures(area), KEPT / f"{app.name}-dropped.png"
+    app.screenshot(path=file)
+    drop(app, area, file)
     driving.until(lambda: driving.pictures(area) != before)
     assert driving.said(area) == []  # taken back before the picture comes
     drop(app, area, KEPT / "voila.log")
     driving.hears(area, "not an image that can be read")
     driving.choose(area, {"image": "synthetic"})
     driving.until(lambda: driving.said(area) == [])
+
+
+def test_a_file_that_misses_does_not_replace_the_page(app):
+    area = open_tab(app, "2 Attention")
+    button = area.locator(".widget-upload")
+    assert button.is_disabled()
+    for kind in ("dragover", "drop"):
+        assert button.evaluate(PREVENTED, kind)
+
+
+PREVENTED = """(button, kind) => !button.dispatchEvent(
+    new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()}))"""
 
 
 def drop(page, area, file):

@@ -18,9 +18,7 @@ def test_a_notebook_runs_and_its_controls_move(lab, browser, name):
         run_all(page)
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-        groups = [g for g in page.locator(GROUP).all() if driving.controls(g)]
-        assert groups
-        for group in groups:
+        for group in driving.until(lambda: groups(page)):  # they come after the kernel is idle
             try_controls(page, group)
         assert not page.get_by_text("official Jupyter news").count()
 
@@ -46,6 +44,11 @@ def run_all(page):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
 
 
+def groups(page):
+    """The explorers of a notebook: what has a control that can be used."""
+    return [group for group in page.locator(GROUP).all() if driving.controls(group)]
+
+
 def try_controls(page, group):
     """Every control by mouse and keyboard; the picture follows, and nothing is cut off."""
     group.scroll_into_view_if_needed()
@@ -54,5 +57,5 @@ def try_controls(page, group):
     for how in (driving.by_mouse, driving.by_keyboard):
         assert set(driving.each_moves_the_picture(page, group, how, FIRST)) <= SILENT
         driving.choose(group, {"image": "evaluation image"})
-    assert driving.said(group) == []
+    driving.until(lambda: driving.said(group) == [])
     assert group.evaluate("g => g.scrollWidth <= g.parentElement.clientWidth + 1")

@@ -19,6 +19,8 @@ SLIDERS = {"1 Quantizer": "clip", "2 Attention": "number", "3 Gradients": "step"
 # Milliseconds from the key to the first frame with the new picture in it.
 STOPWATCH = """area => {
     window.taken = [];
+    if (area.timed) return;  // the page is shared, and one stopwatch is enough
+    area.timed = true;
     let pressed = 0;
     area.addEventListener('keydown', () => { pressed = performance.now(); }, true);
     const look = new MutationObserver(async () => {
