@@ -65,9 +65,9 @@ def gradients_explode(table: pd.DataFrame) -> Verdict:
 def akt_calms_them(table: pd.DataFrame) -> Verdict:
     """From gradients_by_bits: are AKT's bursts smaller than plain distillation's, seed by seed?"""
     bursts = table.pivot_table(index=["bits", "seed"], columns="loss", values="explosion")
-    later = table.pivot_table(index="bits", columns="loss", values="explosion_later")
+    later = table.groupby(["loss", "bits"])["explosion_later"].median()
     words, numbers = [], []
-    for bits in LOW_BITS:
+    for bits in _low(table):
         seeds = bursts.loc[bits]
         for variant in ("paper", "code"):
             smaller = int((seeds[variant] < seeds["kd"]).sum())
@@ -75,7 +75,7 @@ def akt_calms_them(table: pd.DataFrame) -> Verdict:
             numbers.append(
                 f"`{variant}` at {bits} bits {seeds[variant].median():.1f} against "
                 f"{seeds['kd'].median():.1f}, smaller with {smaller} of {len(seeds)} seeds "
-                f"(after five steps {later[variant][bits]:.1f} against {later['kd'][bits]:.1f})"
+                f"(after five steps {later[variant, bits]:.1f} against {later['kd', bits]:.1f})"
             )
     text = "Largest over median norm of a run, median over seeds: " + "; ".join(numbers) + "."
     return Verdict(
@@ -96,6 +96,10 @@ def gradients_in_training(table: pd.DataFrame) -> Verdict:
         f"Largest over median norm of a run, the largest of its seeds: {listed}.",
         "training_by_bits",
     )
+
+
+def _low(table: pd.DataFrame) -> list[int]:
+    return [bits for bits in LOW_BITS if bits in set(table["bits"])]
 
 
 def _how_often(counts: list[tuple[int, int]]) -> str:
@@ -120,7 +124,9 @@ def _span(numbers: pd.Series) -> str:
 
 def attention_is_costly(table: pd.DataFrame) -> Verdict:
     """From error_cost: do the parts that change attention cost more than the rest?"""
-    words, numbers = zip(*(_cost_at(table[table["bits"] == b], b) for b in LOW_BITS), strict=True)
+    words, numbers = zip(
+        *(_cost_at(table[table["bits"] == b], b) for b in _low(table)), strict=True
+    )
     return Verdict(
         "Errors in spatial and channel attention are the costly ones",
         "; ".join(words) + ", one batch",

@@ -80,6 +80,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     for name, value in small.items():
         monkeypatch.setattr(studies, name, value)
     monkeypatch.setattr(gradients, "DRAWN_AFTER", 10)
+    monkeypatch.setattr(gradients, "FIRST_STEPS", 2)
     monkeypatch.setattr(studies, "grid", lambda: grid((0, 8, 3, 2)))
     folder, table, _ = small_demo
     runs = gallery.find_runs(folder)

@@ -101,7 +101,7 @@ def test_what_a_line_holds(undisturbed):
         assert row["teacher_accuracy"] >= 98
         assert row["versions"]["threads"] == 1
         assert {"commit", "seconds", "device", "status"} <= row.keys()
-    assert "| digits | 4w4a | adadfq+akt `paper` |" in the_table(undisturbed)
+    assert "| digits | 4w4a | 4.33, 4.00 | adadfq+akt `paper` |" in the_table(undisturbed)
 
 
 def test_the_same_sweep_again_does_nothing(undisturbed, monkeypatch):
