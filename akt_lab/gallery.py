@@ -81,7 +81,8 @@ def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str =
 def write_page(folder: Path) -> None:
     """figures/README.md: each picture with its caption, its data and the command that makes it."""
     head = "Each is made by the command below it, from runs; nothing is drawn by hand."
-    parts = [f"# Figures\n\n{head}"]
+    title = "Figures" if folder.name == "figures" else f"Figures: {folder.name}"
+    parts = [f"# {title}\n\n{head}"]
     if verdicts := verdicts_page(folder):
         parts.append(verdicts)
     for name in FIGURES:

@@ -169,7 +169,7 @@ def _gains(
 
 
 def _what_differs(cells: pd.DataFrame) -> list[str]:
-    """For cells that look alike, the settings in which they differ."""
+    """For cells that look alike, the settings in which they differ; those as usual go unsaid."""
     alike = cells.groupby(KEYS[:-1])["same"].transform(lambda same: json.dumps(sorted(set(same))))
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
             for s, a in zip(cells["same"], alike, strict=True)]  # fmt: skip
@@ -178,7 +178,8 @@ def _what_differs(cells: pd.DataFrame) -> list[str]:
 def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     known = {name for each in others for name in each}
     names = [n for n in sorted(known) if any(other.get(n) != own.get(n) for other in others)]
-    return ", ".join(f"{name}={own.get(name)}" for name in names)
+    usual = json.loads(json.dumps(asdict(Settings())))
+    return ", ".join(f"{n}={own.get(n)}" for n in names if own.get(n) != usual.get(n))
 
 
 # ---- the paper ----------------------------------------------------------------------------------
@@ -289,7 +290,8 @@ def _notes(cells: pd.DataFrame) -> str:
     notes = [
         "Top-1 in %, mean over seeds ± half of its 95% t-interval: other seeds, the same test "
         "images. One run has no interval. `effective`: bits a weight and an activation, their "
-        "ranges counted. `images`: what each student was trained on (batch × "
+        "ranges counted. In brackets: where rows differ in settings, those that are not the usual. "
+        "`images`: what each student was trained on (batch × "
         "steps). `best on test` was chosen on the test images, as the papers do.",
         "AKT − plain: the same seeds, settings and budget. Each interval is 95% for itself: of "
         "twenty, one misses by chance.",
