@@ -40,7 +40,7 @@ def test_quantize_and_evaluate(capsys, tmp_path, digits):
     assert code == 0
     judged = json.loads(printed)
     assert judged["student_accuracy"] == made["student_accuracy"]
-    assert judged["teacher_accuracy"] == made["teacher_accuracy"] >= 98
+    assert judged["teacher_accuracy"] == made["teacher_accuracy"] >= 90
     assert judged["images"] == 540
     refused(capsys, 1, "already exists", "quantize", *SMALL, "--out", out)
     resume = ["quantize", "--resume", "--out", out]

@@ -52,7 +52,9 @@ def test_demo_s_table(small_demo, capsys):
     assert np.allclose(done["difference"], done["accuracy"] - done["teacher"])
     demo.print_table(table)
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("adadfq+akt", "98", "bits"))
+    assert f"teacher {table['teacher'].iloc[0]:.2f}%" in printed
+    assert all(f"{accuracy:.2f}%" in printed for accuracy in table["accuracy"].dropna())
+    assert all(word in printed for word in ("adadfq+akt", "bits"))
 
 
 @pytest.mark.slow

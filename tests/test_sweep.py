@@ -98,7 +98,7 @@ def test_what_a_line_holds(undisturbed):
             assert score.keys() >= {"epoch", "accuracy", "synthetic_kl"}
         assert row["evaluations"][-1]["accuracy"] == row["accuracy"]["last"]
         assert row["effective_bits"]["weights"] > row["settings"]["weight_bits"]
-        assert row["teacher_accuracy"] >= 98
+        assert row["teacher_accuracy"] >= 90
         assert row["versions"]["threads"] == 1
         assert {"commit", "seconds", "device", "status"} <= row.keys()
     assert "| digits | 4w4a | 4.33, 4.00 | adadfq+akt `paper` |" in the_table(undisturbed)
