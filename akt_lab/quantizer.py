@@ -18,12 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.tracing import trace
+from akt_lab.graph import is_activation, trace
 
 GRADIENTS = ("identity", "clipped")
+
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
+
 MIN_BITS, MAX_BITS = 2, 8
+
 EMA_DECAY = 0.9
+
 SCALE_BITS = 32
 
 Bits = int | Mapping[str, int]
@@ -297,21 +301,9 @@ def _mean_bits(groups: list[tuple[int, int, int]]) -> float:
     return bits / max(1, sum(values for values, _, _ in groups))
 
 
-# ---- whole networks -----------------------------------------------------------------------------
-
-# fmt: off
-ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.SiLU,
-    nn.GELU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus,
-)
-ACTIVATION_FUNCTIONS = (
-    F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.elu, F.selu, F.celu, F.silu, F.gelu,
-    F.mish, F.hardswish, F.hardtanh, F.tanh, torch.tanh, F.sigmoid, torch.sigmoid, F.hardsigmoid,
-    F.softplus,
-)
-ACTIVATION_METHODS = ("relu", "tanh", "sigmoid")
 # fmt: on
 WEIGHTED_MODULES = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase)
+
 WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, F.linear)
 
 
@@ -383,15 +375,6 @@ def _weighted_layers(student: fx.GraphModule) -> list[str]:
             f"{student._get_name()} has nothing to quantize: no convolution and no linear layer"
         )
     return list(dict.fromkeys(names))
-
-
-def is_activation(student: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node of a traced network is an activation, in whatever form it is called."""
-    if node.op == "call_module":
-        return isinstance(student.get_submodule(str(node.target)), ACTIVATION_MODULES)
-    return (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS) or (
-        node.op == "call_method" and node.target in ACTIVATION_METHODS
-    )
 
 
 def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> dict[str, int]:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from akt_lab.capture import capture_bn_inputs, capture_maps
-from akt_lab.compiled import as_one_graph, unchanged_buffers
 from akt_lab.generator import Generator
+from akt_lab.graph import capture_bn_inputs, capture_maps
+from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, akt_terms, total
-from akt_lab.memory import laid_out_as
-from akt_lab.methods import Method, Settings, get_method
-from akt_lab.pool import ImagePool
+from akt_lab.methods import Method, get_method
+from akt_lab.settings import Settings
+from akt_lab.speed import as_one_graph, laid_out_as, unchanged_buffers
 
 Gradients = Sequence[Tensor | None]
 

@@ -9,8 +9,8 @@ The runs are those of the demo. What has ended is not done again.
 import argparse
 from pathlib import Path
 
-from akt_lab.ablations import jobs
-from akt_lab.sweep import run_grid
+from akt_lab.analysis.ablations import jobs
+from akt_lab.runs.sweep import run_grid
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -20,12 +20,12 @@ from PIL import Image
 from step import make_ours, make_teacher
 
 from akt_lab.benches import Bench
-from akt_lab.checkpoint import save
-from akt_lab.images import read_image_folder
-from akt_lab.known import CIFAR_MEAN, CIFAR_STD
-from akt_lab.memory import keep_freed_memory
-from akt_lab.runs import Run
-from akt_lab.training import evaluate
+from akt_lab.benches.images import read_image_folder
+from akt_lab.benches.known import CIFAR_MEAN, CIFAR_STD
+from akt_lab.runs.checkpoint import save
+from akt_lab.runs.folder import Run
+from akt_lab.runs.training import evaluate
+from akt_lab.speed import keep_freed_memory
 
 CLASSES = tuple("0123456789")
 
@@ -58,7 +58,7 @@ def photographs(folder: Path, count: int) -> Path:
 def measure(images: int, repeats: int) -> pd.DataFrame:
     """One row for each wait."""
     rows = [
-        ("akt-lab --help", best(python("-m", "akt_lab.cli", "--help"), repeats), 0.5),
+        ("akt-lab --help", best(python("-m", "akt_lab.commands", "--help"), repeats), 0.5),
         ("import akt_lab", best(python("-c", "import akt_lab"), repeats), 2.0),
     ]
     with tempfile.TemporaryDirectory() as name:

@@ -19,10 +19,10 @@ import torch
 from step import make_ours, make_teacher
 from torch import Tensor, nn
 
-from akt_lab.capture import capture_bn_inputs, capture_maps
 from akt_lab.generator import UpsampledConv2d
+from akt_lab.graph import capture_bn_inputs, capture_maps
 from akt_lab.losses import total
-from akt_lab.memory import keep_freed_memory
+from akt_lab.speed import keep_freed_memory
 from akt_lab.step import Training, apply_gradients, distillation_terms, train_step
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 from akt_lab.benches import BenchSpec
-from akt_lab.grid import Job
-from akt_lab.methods import Settings
-from akt_lab.runs import Run
-from akt_lab.sweep import run_grid
+from akt_lab.runs.folder import Run
+from akt_lab.runs.jobs import Job
+from akt_lab.runs.sweep import run_grid
+from akt_lab.settings import Settings
 
 LOSSES = (("", "paper"), ("+akt", "paper"), ("+akt", "code"))  # what follows a method's name
 

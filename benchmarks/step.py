@@ -27,12 +27,12 @@ from reference import Reference
 from torch import nn
 
 from akt_lab.benches import Bench
-from akt_lab.known import CIFAR_MEAN, CIFAR_STD
-from akt_lab.memory import keep_freed_memory
-from akt_lab.methods import Settings
+from akt_lab.benches.known import CIFAR_MEAN, CIFAR_STD
 from akt_lab.quantizer import freeze_ranges
+from akt_lab.runs.networks import prepare
+from akt_lab.settings import Settings
+from akt_lab.speed import keep_freed_memory
 from akt_lab.step import Training, train_step
-from akt_lab.training import prepare
 
 BITS = 3
 TOLERANCE = 1e-4

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from akt_lab.benches import BenchSpec
-from akt_lab.grid import jobs_of
-from akt_lab.runs import STUDENT, provenance
-from akt_lab.sweep import run_grid
+from akt_lab.runs.folder import STUDENT, provenance
+from akt_lab.runs.jobs import jobs_of
+from akt_lab.runs.sweep import run_grid
 
 
 def measure(workers: int, seeds: int, epochs: int, steps: int) -> dict[str, float]:

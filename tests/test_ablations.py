@@ -6,18 +6,20 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from akt_lab import ablations, demo, gallery
+from akt_lab.analysis import ablations
 from akt_lab.errors import AktError, UsageError
-from akt_lab.methods import Settings, check_read
-from akt_lab.runs import Run
-from akt_lab.training import train
+from akt_lab.figures import gallery
+from akt_lab.runs.folder import Run, find_runs
+from akt_lab.runs.jobs import demo_settings
+from akt_lab.runs.training import train
+from akt_lab.settings import Settings, check_read
 
 
 def test_one_thing_is_changed_and_it_is_read(tmp_path):
     jobs = ablations.jobs(tmp_path, 3, [0, 1])
     assert len({job.folder for job in jobs}) == 2 * len(ablations.CHANGES)
     for job, change in zip(jobs, 2 * list(ablations.CHANGES.values()), strict=True):
-        base = asdict(demo.settings(change["method"], 3, job.settings.seed))
+        base = asdict(demo_settings(change["method"], 3, job.settings.seed))
         differs = {k: v for k, v in asdict(job.settings).items() if base[k] != v}
         assert differs == {k: v for k, v in change.items() if k != "method"}
         assert len(differs) <= 1
@@ -33,7 +35,7 @@ def test_gains_are_paired(tmp_path):
             record = {"status": "done", "settings": {"weight_bits": 3, "seed": seed}, "lam": None,
                       "accuracy": {"last": value + 5 * seed}}  # fmt: skip
             (folder / "record.json").write_text(json.dumps(record))
-    runs = gallery.find_runs(tmp_path)
+    runs = find_runs(tmp_path)
     gains = ablations.table(runs).groupby("change")["gain"].agg(["min", "max"])
     assert (gains["min"] == gains["max"]).all()  # the seed's 5 points cancel
     assert gains["max"].to_dict() == {

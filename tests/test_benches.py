@@ -5,11 +5,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from akt_lab import benches
-from akt_lab.benches import BenchSpec, load_bench, load_weights, read_image_folder
-from akt_lab.digits import DigitsNet, digits_split
+from akt_lab.benches import bench as benches
+from akt_lab.benches.bench import BenchSpec, load_bench, load_weights
+from akt_lab.benches.digits import DigitsNet, digits_split
+from akt_lab.benches.images import read_image_folder
 from akt_lab.errors import AktError, UsageError
-from akt_lab.training import evaluate
+from akt_lab.runs.training import evaluate
 
 
 def write_images(folder, classes=("cat", "dog"), size=(8, 8), mode="RGB", count=3):

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
 from akt_lab.errors import AktError, UsageError
-from akt_lab.tracing import trace
+from akt_lab.graph import capture_bn_inputs, capture_maps, residual_bodies, trace
 
 
 def hooks(network):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from akt_lab import checks
+from akt_course import checks
 from tests.mutants import MUTANTS
 
 for file in sorted(Path(__file__).with_name("mutants").glob("[a-z]*.py")):

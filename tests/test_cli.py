@@ -7,10 +7,11 @@ import time
 import pytest
 import torch
 
-from akt_lab.cli import main
-from akt_lab.methods import METHODS, Settings
-from akt_lab.options import SETTING_OPTIONS
-from akt_lab.runs import claim
+from akt_lab.commands import main
+from akt_lab.commands.options import SETTING_OPTIONS
+from akt_lab.files import claim
+from akt_lab.methods import METHODS
+from akt_lab.settings import Settings
 
 SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 
@@ -148,11 +149,11 @@ def test_a_diverged_run_exits_with_one(capsys, tmp_path, digits):
 
 
 def test_mean_and_std_in_either_form():
-    from akt_lab.cli import _parser
-    from akt_lab.options import given_bench
+    from akt_lab.commands import parser
+    from akt_lab.commands.options import given_bench
 
     for form in (["--mean", "0.5", "0.4", "0.3"], ["--mean", "0.5,0.4,0.3"]):
-        assert given_bench(_parser().parse_args(["quantize", *form]))["mean"] == (0.5, 0.4, 0.3)
+        assert given_bench(parser().parse_args(["quantize", *form]))["mean"] == (0.5, 0.4, 0.3)
 
 
 def test_doctor(capsys):
@@ -174,7 +175,7 @@ def test_every_setting_has_an_option_and_every_method_is_named(capsys):
 
 def test_help_imports_nothing_heavy():
     check = (
-        "import sys; from akt_lab.cli import main\n"
+        "import sys; from akt_lab.commands import main\n"
         "try: main(['quantize', '--help'])\n"
         "except SystemExit: assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
     )
@@ -187,7 +188,7 @@ def test_lab_serves_the_notebooks(tmp_path):
     import urllib.request
 
     port = 18931
-    command = [sys.executable, "-m", "akt_lab.cli", "lab", "--no-browser", "--allow-root"]
+    command = [sys.executable, "-m", "akt_lab.commands", "lab", "--no-browser", "--allow-root"]
     options = [f"--port={port}", "--ServerApp.token=secret", "--ServerApp.port_retries=0"]
     environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}
     with subprocess.Popen(

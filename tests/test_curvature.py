@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from akt_lab import curvature, errorcost, smooth
+from akt_lab.analysis import curvature, smooth
+from akt_lab.analysis import error_cost as errorcost
 from akt_lab.errors import AktError, UsageError
 from akt_lab.losses import kd_loss
 from akt_lab.quantizer import fake_quantize, freeze_ranges, quantize_model

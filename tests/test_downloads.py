@@ -11,8 +11,8 @@ import zipfile
 
 import pytest
 
-from akt_lab import downloads
-from akt_lab.downloads import Source, fetch
+from akt_lab.benches import downloads
+from akt_lab.benches.downloads import Source, fetch
 from akt_lab.errors import AktError
 from tests.serving import Behaviour, serving
 
@@ -214,7 +214,7 @@ def test_two_processes_download_once(tmp_path):
     slow = Behaviour(BODY, pause=0.005)
     with serving(a=slow) as at:
         command = (
-            "from pathlib import Path; from akt_lab.downloads import Source, fetch\n"
+            "from pathlib import Path; from akt_lab.benches.downloads import Source, fetch\n"
             f"fetch(Source(('{at}/a',), '{MD5}'), Path({str(tmp_path / 'f')!r}))"
         )
         both = [

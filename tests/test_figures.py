@@ -6,13 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-from akt_lab import demo, gallery, gradients, studies
+from akt_lab.analysis import gradients, studies
+from akt_lab.analysis.gradients import grid
+from akt_lab.analysis.intervals import proportion_interval
+from akt_lab.commands import demo
 from akt_lab.errors import AktError, UsageError
-from akt_lab.gradients import grid
-from akt_lab.intervals import proportion_interval
-from akt_lab.plots import Drawing, save
-from akt_lab.pool import ImagePool
-from akt_lab.runs import Run
+from akt_lab.figures import gallery
+from akt_lab.figures.style import Drawing, save
+from akt_lab.image_pool import ImagePool
+from akt_lab.runs.folder import Run, find_runs
 
 
 def test_wilson_interval_against_scipy():
@@ -37,7 +39,7 @@ def test_no_figure_without_words(tmp_path):
 def small_demo(tmp_path_factory, digits):
     """The demo itself, with 3 steps an epoch: real runs, two workers."""
     folder = tmp_path_factory.mktemp("demo")
-    table, runs = demo.run(folder, seed=0, steps=3, workers=2)
+    table, runs = demo.train(folder, seed=0, steps=3, workers=2)
     return folder, table, runs
 
 
@@ -61,11 +63,11 @@ def test_demo_s_table(small_demo, capsys):
 def test_finished_runs_are_not_made_again(small_demo):
     folder, table, _ = small_demo
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/record.json")}
-    again, _ = demo.run(folder, seed=0, steps=3, workers=2)
+    again, _ = demo.train(folder, seed=0, steps=3, workers=2)
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/record.json")}
     pd.testing.assert_frame_equal(table, again)
     with pytest.raises(AktError, match="was made with"):
-        demo.run(folder, seed=0, steps=4, workers=1)
+        demo.train(folder, seed=0, steps=4, workers=1)
 
 
 @pytest.mark.slow
@@ -85,7 +87,7 @@ def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     monkeypatch.setattr(gradients, "FIRST_STEPS", 2)
     monkeypatch.setattr(studies, "grid", lambda: grid((0, 8, 3, 2)))
     folder, table, _ = small_demo
-    runs = gallery.find_runs(folder)
+    runs = find_runs(folder)
     pictures = gallery.draw([], runs, tmp_path)
     assert [p.stem for p in pictures] == gallery.OF_DEMO
     page = (tmp_path / "README.md").read_text()

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from akt_lab.errors import AktError
-from akt_lab.gradients import (
+from akt_lab.analysis.gradients import (
     Case,
     by_step,
     explosion,
@@ -17,8 +16,9 @@ from akt_lab.gradients import (
     summarise,
     synthetic_batches,
 )
+from akt_lab.errors import AktError
+from akt_lab.graph import trace
 from akt_lab.losses import kd_loss
-from akt_lab.tracing import trace
 
 
 @pytest.fixture(scope="module")

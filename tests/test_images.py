@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
-from akt_lab import images as images_module
+from akt_lab.benches import images as images_module
 from akt_lab.benches import load_bench
+from akt_lab.benches.images import FolderImages, read_image_folder
 from akt_lab.errors import AktError
-from akt_lab.images import FolderImages, read_image_folder
-from akt_lab.training import evaluate
+from akt_lab.runs.training import evaluate
 from tests.test_benches import own, write_images
 
 

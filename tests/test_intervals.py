@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from akt_lab.dotplot import gains
+from akt_lab.analysis.intervals import (
+    bootstrap_intervals,
+    covers,
+    mean_interval,
+    seeds_needed,
+    t_intervals,
+)
+from akt_lab.analysis.tables import load, summarise
 from akt_lab.errors import AktError
-from akt_lab.intervals import bootstrap_intervals, covers, mean_interval, seeds_needed, t_intervals
-from akt_lab.tables import load, summarise
+from akt_lab.figures.table import gains
 
 RNG = np.random.default_rng(0)
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from akt_lab import images as images_module
-from akt_lab import known
-from akt_lab.benches import BenchSpec, load_bench, load_weights
-from akt_lab.cli import main
-from akt_lab.downloads import Source
+from akt_lab.benches import images as images_module
+from akt_lab.benches import known
+from akt_lab.benches.bench import BenchSpec, load_bench, load_weights
+from akt_lab.benches.downloads import Source
+from akt_lab.benches.images import read_cifar
+from akt_lab.benches.known import KNOWN
+from akt_lab.commands import main
 from akt_lab.errors import AktError
-from akt_lab.images import read_cifar
-from akt_lab.known import KNOWN
 from tests.serving import Behaviour, serving
 
 

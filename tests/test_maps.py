@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import UsageError
-from akt_lab.maps import map_layers
+from akt_lab.graph import capture_maps, map_layers, residual_bodies, trace
 from akt_lab.quantizer import quantize_model
-from akt_lab.tracing import trace
 
 
 @pytest.mark.parametrize("bits", [None, 3])

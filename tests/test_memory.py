@@ -4,11 +4,11 @@ import sys
 import pytest
 import torch
 
-from akt_lab.memory import laid_out_as
+from akt_lab.speed import laid_out_as
 
 KEPT = """
 import resource, torch
-from akt_lab.memory import keep_freed_memory
+from akt_lab.speed import keep_freed_memory
 assert {keep}
 pages = []
 for _ in range(20):  # it takes some until a freed block lies where the next one fits
@@ -32,7 +32,7 @@ def test_freed_memory_is_used_again():
 
 def test_keeping_twice_is_keeping_once():
     check = (
-        "from akt_lab.memory import keep_freed_memory as keep\n"
+        "from akt_lab.speed import keep_freed_memory as keep\n"
         "assert keep() == keep(); print(keep.cache_info().misses)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=True, text=True)

@@ -1,7 +1,8 @@
 import pytest
 
 from akt_lab.errors import UsageError
-from akt_lab.methods import METHODS, PRESETS, Settings, check_read, get_method, preset
+from akt_lab.methods import METHODS, get_method
+from akt_lab.settings import PRESETS, Settings, check_read, preset
 
 
 def test_the_papers_settings_are_the_defaults():

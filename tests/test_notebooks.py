@@ -14,7 +14,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from akt_lab import checks
+from akt_course import checks
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"

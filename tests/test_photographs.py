@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from akt_lab.cli import main
-from akt_lab.runs import Run
+from akt_lab.commands import main
+from akt_lab.runs.folder import Run
 
 pytestmark = pytest.mark.slow
 

@@ -2,14 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from akt_lab import pool
-from akt_lab.capture import capture_bn_inputs
+from akt_lab import image_pool as pool
+from akt_lab.graph import capture_bn_inputs, trace
+from akt_lab.image_pool import ImagePool, crop_and_flip, load_pool
 from akt_lab.losses import bns_loss, channel_alignment, hast_image_terms, zeroq_image_terms
-from akt_lab.methods import Settings, get_method
-from akt_lab.pool import ImagePool, crop_and_flip, load_pool
+from akt_lab.methods import get_method
+from akt_lab.runs.networks import prepare
+from akt_lab.runs.training import _draw_holdout, summary, train
+from akt_lab.settings import Settings
 from akt_lab.step import losses_and_gradients
-from akt_lab.tracing import trace
-from akt_lab.training import _draw_holdout, prepare, summary, train
 
 FEW = {"pool": 64, "pool_steps": 40}
 
@@ -42,7 +43,7 @@ def test_made_once_and_kept(digits, tmp_path, monkeypatch):
     other = load_pool(teacher, *arguments, 1, tmp_path, progress=False)
     assert not torch.equal(first, other)
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr("akt_lab.pool.optimise", None)  # a second making would fail
+    monkeypatch.setattr("akt_lab.image_pool.optimise", None)  # a second making would fail
     assert torch.equal(first, load_pool(teacher, *arguments, 0, tmp_path, progress=False))
 
 

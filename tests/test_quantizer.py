@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from akt_lab import quantizer
-from akt_lab.capture import residual_bodies
 from akt_lab.errors import AktError, UsageError
+from akt_lab.graph import residual_bodies, trace
 from akt_lab.quantizer import (
     ActivationQuantizer,
     affine_parameters,
@@ -20,7 +20,7 @@ from akt_lab.quantizer import (
     freeze_ranges,
     quantize_model,
 )
-from akt_lab.tracing import EvalBatchNorm2d, speed_up, trace
+from akt_lab.speed import EvalBatchNorm2d, speed_up
 
 
 def uses(student):

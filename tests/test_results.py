@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from akt_lab.cli import main
-from akt_lab.results import read
+from akt_lab.commands import main
+from akt_lab.runs.results import read
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "results").glob("*.jsonl"))

@@ -3,9 +3,10 @@ import os
 import pytest
 import torch
 
-from akt_lab import runs
 from akt_lab.errors import AktError
-from akt_lab.runs import Run, load_tensors, save_tensors, write_whole
+from akt_lab.files import load_tensors, save_tensors, write_whole
+from akt_lab.runs import folder as runs
+from akt_lab.runs.folder import Run
 
 
 def test_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from akt_lab.course import as_html
+from akt_course.show import as_html
 
 ROOT = Path(__file__).parents[1]
 REMOTE = re.compile(r"^(https?:)?//")

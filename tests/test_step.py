@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from akt_lab import step
-from akt_lab.capture import capture_bn_inputs
-from akt_lab.compiled import as_one_graph, unchanged_buffers
-from akt_lab.methods import METHODS, Settings, get_method
+from akt_lab.graph import capture_bn_inputs
+from akt_lab.methods import METHODS, get_method
 from akt_lab.quantizer import freeze_ranges
+from akt_lab.runs.networks import prepare
+from akt_lab.settings import Settings
+from akt_lab.speed import as_one_graph, unchanged_buffers
 from akt_lab.step import losses_and_gradients, train_step
-from akt_lab.training import prepare
 
 TRAINED = [
     (name, variant)

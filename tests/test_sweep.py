@@ -10,15 +10,18 @@ import psutil
 import pytest
 import torch
 
-from akt_lab import sweep, tables, worker
+from akt_lab.analysis import tables
 from akt_lab.benches import BenchSpec
-from akt_lab.cli import main
+from akt_lab.commands import main
 from akt_lab.errors import AktError, UsageError
-from akt_lab.grid import jobs_of
-from akt_lab.live import Live, Report
-from akt_lab.methods import Settings
-from akt_lab.results import Results
-from akt_lab.runs import Run, claim
+from akt_lab.files import claim
+from akt_lab.runs import jobs as worker
+from akt_lab.runs import sweep
+from akt_lab.runs.folder import Run
+from akt_lab.runs.jobs import jobs_of
+from akt_lab.runs.progress import Live, Report
+from akt_lab.runs.results import Results
+from akt_lab.settings import Settings
 
 SIZES = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 GRID = ["--methods", "ptq", "adadfq", "adadfq+akt", "--bits", "3", "4"]
@@ -144,7 +147,7 @@ def test_a_full_disk_is_no_divergence(tmp_path, monkeypatch, digits):
 
     arguments = ["--methods", "adadfq", *SIZES, "--workers", 0, "--out", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr("akt_lab.training.save", full)
+        patch.setattr("akt_lab.runs.training.save", full)
         assert go(*arguments) == 1
     assert Run.open(tmp_path / "digits-adadfq-3w3a-0").record["status"] == "stopped"
     assert go(*arguments) == 0
@@ -257,7 +260,7 @@ def longer(digits, tmp_path_factory):
 
 
 def start(out, *arguments):
-    command = [sys.executable, "-m", "akt_lab.cli", "sweep", *LONGER, "--workers", "2"]
+    command = [sys.executable, "-m", "akt_lab.commands", "sweep", *LONGER, "--workers", "2"]
     return subprocess.Popen(
         [*command, "--out", str(out), *arguments],
         stdout=subprocess.DEVNULL,

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from akt_lab import tables
-from akt_lab.cli import main
-from akt_lab.curves import curves
-from akt_lab.dotplot import dots
+from akt_lab.analysis import tables
+from akt_lab.analysis.intervals import mean_interval
+from akt_lab.analysis.tables import reference, standing_of, summarise, verdict
+from akt_lab.commands import main
 from akt_lab.errors import AktError
-from akt_lab.intervals import mean_interval
-from akt_lab.methods import Settings
-from akt_lab.tables import reference, standing_of, summarise, verdict
+from akt_lab.figures.table import dots
+from akt_lab.figures.training import curves
+from akt_lab.settings import Settings
 
 RNG = np.random.default_rng(0)
 BENCH = {"bench": "digits", "teacher": None, "weights": None, "data": None}

@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from akt_lab import runs, training
-from akt_lab.capture import capture_maps, residual_bodies
 from akt_lab.errors import AktError, DivergedError
-from akt_lab.methods import Settings
-from akt_lab.runs import Run, load_tensors
-from akt_lab.training import evaluate, load_generator, load_student, train
+from akt_lab.files import load_tensors
+from akt_lab.graph import capture_maps, residual_bodies
+from akt_lab.runs import folder as runs
+from akt_lab.runs import training
+from akt_lab.runs.folder import Run
+from akt_lab.runs.networks import load_generator, load_student
+from akt_lab.runs.training import evaluate, train
+from akt_lab.settings import Settings
 
 SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
 
@@ -170,7 +173,7 @@ def test_history_is_on_the_disk_before_the_checkpoint_that_counts_on_it(digits, 
 
 
 def start(out, *extra):
-    command = [sys.executable, "-m", "akt_lab.cli", "quantize", "--method", "adadfq+akt"]
+    command = [sys.executable, "-m", "akt_lab.commands", "quantize", "--method", "adadfq+akt"]
     sizes = ["--batch-size", "8", "--epochs", "5", "--steps", "6", "--threads", "1"]
     return subprocess.Popen(
         [*command, *sizes, "--out", str(out), *extra],

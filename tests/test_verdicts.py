@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from akt_lab import verdicts
+from akt_lab.analysis import verdicts
 
 
 def gradients(bursts, later=None):

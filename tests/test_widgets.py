@@ -18,33 +18,31 @@ import pytest
 import torch
 from PIL import Image
 
+from akt_lab.analysis.gradients import Case, make_student, study, synthetic_batches
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import BenchSpec
-from akt_lab.capture import capture_bn_inputs, capture_maps, residual_bodies
+from akt_lab.benches.images import decode_image
 from akt_lab.errors import AktError, UsageError
-from akt_lab.gradients import Case, make_student, study, synthetic_batches
-from akt_lab.grid import Job
-from akt_lab.images import decode_image
-from akt_lab.losses import bns_loss
-from akt_lab.methods import Settings
-from akt_lab.quantizer import affine_parameters, fake_quantize
-from akt_lab.runs import CHECKPOINT, HISTORY, Run
-from akt_lab.tracing import trace
-from akt_lab.training import load_generator
-from akt_lab.widgets import (
+from akt_lab.explorers import (
     attention,
     attention_explorer,
     generator,
     generator_explorer,
     gradient_explorer,
     gradients,
-    playground,
     quantizer_playground,
-    sources,
 )
-from akt_lab.widgets.picture import KEPT
-from akt_lab.widgets.students import OBSERVED, ROUNDED, Kept, Students, by_name
-from akt_lab.worker import do
+from akt_lab.explorers import images as sources
+from akt_lab.explorers import quantizer as playground
+from akt_lab.explorers.picture import KEPT
+from akt_lab.explorers.students import OBSERVED, ROUNDED, Kept, Students, by_name
+from akt_lab.graph import capture_bn_inputs, capture_maps, residual_bodies, trace
+from akt_lab.losses import bns_loss
+from akt_lab.quantizer import affine_parameters, fake_quantize
+from akt_lab.runs.folder import CHECKPOINT, HISTORY, Run
+from akt_lab.runs.jobs import Job, do
+from akt_lab.runs.networks import load_generator
+from akt_lab.settings import Settings
 
 TINY = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
 
@@ -91,7 +89,7 @@ def explorer(request, digits, runs):
 
 
 def test_an_import_says_nothing():
-    words = [sys.executable, "-c", "import akt_lab.widgets"]
+    words = [sys.executable, "-c", "import akt_lab.explorers"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")  # a notebook would show it
 

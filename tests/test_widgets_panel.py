@@ -16,12 +16,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from akt_lab.plots import COLOURS
-from akt_lab.runs import Run
-from akt_lab.widgets import background, panel
-from akt_lab.widgets.background import Background, Follower
-from akt_lab.widgets.live_curves import PICTURE, decades, draw, look, show
-from akt_lab.widgets.panel import TrainingPanel
+from akt_lab.explorers import background
+from akt_lab.explorers import training as panel
+from akt_lab.explorers.background import Background, Follower
+from akt_lab.explorers.curves import PICTURE, decades, draw, look, show
+from akt_lab.explorers.training import TrainingPanel
+from akt_lab.figures.style import COLOURS
+from akt_lab.runs.folder import Run
 
 RECORD = {
     "settings": {
@@ -514,7 +515,7 @@ def test_a_run_is_paused_and_stopped_goes_on_here_and_ends_by_the_command_line(d
     assert shown.state == "stopped"
 
     words = "quantize --out runs/panel --resume".split()
-    done = subprocess.run([sys.executable, "-m", "akt_lab.cli", *words], capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "akt_lab.commands", *words], capture_output=True)
     assert done.returncode == 0, done.stderr
     run = Run.open("runs/panel")
     assert run.record["status"] == "done"
@@ -587,7 +588,7 @@ def test_progress_bars_are_rare_and_only_the_last_words_are_read(monkeypatch):
 @pytest.mark.slow
 def test_a_run_ends_with_the_process_that_started_it(place):
     script = (
-        "from akt_lab.widgets.panel import Background\n"
+        "from akt_lab.explorers.training import Background\n"
         "print(Background(['--out', 'run']).process.pid)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

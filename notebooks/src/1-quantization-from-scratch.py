@@ -22,10 +22,10 @@ if not find_spec("akt_lab"):
 import matplotlib.pyplot as plt
 import torch
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -294,7 +294,7 @@ show(
 # (Without a running kernel: the strips above show three bit-widths and their errors.)
 
 # %%
-from akt_lab.widgets import quantizer_playground
+from akt_lab.explorers import quantizer_playground
 
 quantizer_playground(bench)
 

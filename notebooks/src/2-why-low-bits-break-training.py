@@ -24,10 +24,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -47,7 +47,7 @@ BITS = (0, 8, 5, 4, 3, 2)  # 0 stands for full precision
 # images, makes some up. How it learns to do that is the next notebook; take them as given.
 
 # %%
-from akt_lab.gradients import Case, make_student, study, synthetic_batches
+from akt_lab.analysis.gradients import Case, make_student, study, synthetic_batches
 
 bench = load_bench(BenchSpec(BENCH))
 teacher = bench.teacher
@@ -65,7 +65,7 @@ print(f"{len(images)} batches of {BATCH} images, each image with the class that 
 # %%
 from dataclasses import replace
 
-from akt_lab.training import evaluate
+from akt_lab.runs.training import evaluate
 
 few = replace(bench, images=bench.images[:EVALUATED], labels=bench.labels[:EVALUATED])
 accuracy = {}
@@ -74,8 +74,8 @@ for bits in BITS:
     print(f"{bits or 'full':>4} bits: {accuracy[bits]:.1f}%")
 
 # %%
-from akt_lab.analysis_plots import bit_name
-from akt_lab.intervals import proportion_interval
+from akt_lab.analysis.intervals import proportion_interval
+from akt_lab.figures.style import bit_name
 
 listed = ", ".join(f"{bit_name(b)}: {v:.0f}%" for b, v in accuracy.items())
 values = np.array(list(accuracy.values()))
@@ -237,7 +237,7 @@ show(
 # cross-entropy (`ce`). (Without a running kernel: the strip above shows four of these maps.)
 
 # %%
-from akt_lab.widgets import gradient_explorer
+from akt_lab.explorers import gradient_explorer
 
 gradient_explorer(table=found)
 
@@ -249,7 +249,7 @@ gradient_explorer(table=found)
 # %%
 from itertools import combinations
 
-from akt_lab.gradients import summarise
+from akt_lab.analysis.gradients import summarise
 
 table = summarise(found)
 main = table[table["gradient"] == "identity"].set_index(["loss", "bits"])
@@ -304,7 +304,7 @@ for bits in BITS[1:]:
 # **Predict:** below the cliff, is the ratio above 1? And the cosine?
 
 # %%
-from akt_lab.gradients import by_step
+from akt_lab.analysis.gradients import by_step
 
 first = by_step(plain[(plain["loss"] == "ce") & (plain["step"] == 0)]).set_index("bits")
 first = first.assign(ratio=first["norm"] / first["reference_norm"])
@@ -427,7 +427,7 @@ checks.explosion_ratio(explosion_ratio)
 # %%
 from matplotlib.ticker import MaxNLocator
 
-from akt_lab.gradients import explosion
+from akt_lab.analysis.gradients import explosion
 
 looks = {8: ("#009e73", "-."), 4: ("#0072b2", "-"), 3: ("#e69f00", "--"), 2: ("#d55e00", ":")}
 

@@ -28,11 +28,12 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
-from akt_lab import checks, losses
+from akt_course import checks
+from akt_course.show import show
+from akt_lab import losses
+from akt_lab.analysis.intervals import proportion_interval
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.intervals import proportion_interval
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -54,7 +55,7 @@ EVALUATED = 1000  # real test images, at most, on which students are judged
 # something it has stored without anybody asking for it.
 
 # %%
-from akt_lab.tracing import trace
+from akt_lab.graph import trace
 
 bench = load_bench(BenchSpec(BENCH), "cuda" if torch.cuda.is_available() else "cpu")
 teacher = trace(bench.teacher).requires_grad_(False)  # its weights stay as they are
@@ -76,7 +77,7 @@ print(f"{len(norms)} batch norms, which remember {stored:,} numbers about the tr
 # noise that has, over all its pixels, the mean and variance of real images?
 
 # %%
-from akt_lab.capture import capture_bn_inputs
+from akt_lab.graph import capture_bn_inputs
 
 
 @torch.no_grad()
@@ -395,7 +396,7 @@ _ = ipywidgets.interact(draw, by_class=by_class, by_statistics=by_statistics)
 from dataclasses import replace
 
 from akt_lab.quantizer import freeze_ranges, quantize_model
-from akt_lab.training import evaluate
+from akt_lab.runs.training import evaluate
 
 BITS = 3
 judge = replace(bench, images=bench.images[-EVALUATED:], labels=bench.labels[-EVALUATED:])

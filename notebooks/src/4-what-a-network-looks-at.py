@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE, attention_side_by_side
+from akt_lab.figures.attention import attention_side_by_side
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -48,9 +49,9 @@ JUDGED = 1000  # test images, at most, for accuracies and mean divergences
 # %%
 from dataclasses import replace
 
+from akt_lab.graph import trace
 from akt_lab.quantizer import freeze_ranges, quantize_model
-from akt_lab.tracing import trace
-from akt_lab.training import evaluate
+from akt_lab.runs.training import evaluate
 
 bench = load_bench(BenchSpec(BENCH))
 teacher = trace(bench.teacher)
@@ -82,7 +83,7 @@ for bits, percent in accuracy.items():
 # convolution of its own.) The paper compares the outputs of these bodies, before the sum.
 
 # %%
-from akt_lab.capture import capture_maps, residual_bodies
+from akt_lab.graph import capture_maps, residual_bodies
 
 layers = residual_bodies(teacher)
 chosen = [int((bench.labels == label).nonzero()[0]) for label in range(min(10, bench.num_classes))]
@@ -308,7 +309,7 @@ for number, name in enumerate(("spatial", "channel")):
 # (Without a running kernel: the picture above shows four images, in one layer, at 3 bits.)
 
 # %%
-from akt_lab.widgets import attention_explorer
+from akt_lab.explorers import attention_explorer
 
 attention_explorer(bench=bench, students={"rounded": students})
 

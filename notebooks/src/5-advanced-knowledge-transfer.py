@@ -24,10 +24,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -46,9 +46,8 @@ REDRAW = 2.0  # seconds from one picture to the next while a student learns
 # of shape (images, channels, height, width). ResNet-20 has nine of them.
 
 # %%
-from akt_lab.capture import capture_maps, residual_bodies
-from akt_lab.gradients import Case, make_student
-from akt_lab.tracing import trace
+from akt_lab.analysis.gradients import Case, make_student
+from akt_lab.graph import capture_maps, residual_bodies, trace
 
 bench = load_bench(BenchSpec(BENCH))
 x, y = bench.normalise(bench.images[:LOOK]), bench.labels[:LOOK]
@@ -256,7 +255,7 @@ for images in x.split(LOOK // 4):
 # meant, and `variant="paper"` the equations above.
 
 # %%
-from akt_lab.gradients import gradients_of, see
+from akt_lab.analysis.gradients import gradients_of, see
 
 seen = see(teacher, x, layers)
 reference = gradients_of(student, seen, x, y, "kd")
@@ -419,8 +418,9 @@ _ = ipywidgets.interact(draw, temperature=slider)
 # %%
 import math
 
-from akt_lab.demo import settings
-from akt_lab.training import evaluate, prepare
+from akt_lab.runs.jobs import settings
+from akt_lab.runs.networks import prepare
+from akt_lab.runs.training import evaluate
 
 COLOURS = {"adadfq": ("#0072b2", "--"), "adadfq+akt": ("#d55e00", "-")}
 runs = {method: prepare(bench, settings(method, bits=3, steps=STEPS)) for method in COLOURS}
@@ -543,7 +543,7 @@ panel("adadfq+akt")
 # And does any of it help?
 
 # %%
-from akt_lab.intervals import proportion_interval
+from akt_lab.analysis.intervals import proportion_interval
 
 scores = {"3 bits, rounded only": rounded_only["adadfq"]}
 scores |= {method: evaluate(run.student, bench) for method, run in runs.items()}
@@ -571,7 +571,7 @@ show(figure, alt=listed, reading=f"{listed}. Grey: 95% interval over the images,
 # the command that it shows. (Without a running kernel: the curves above are what it draws.)
 
 # %%
-from akt_lab.widgets import training_panel
+from akt_lab.explorers import training_panel
 
 training_panel()
 

@@ -28,10 +28,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from akt_lab import checks, tables
-from akt_lab.course import show
-from akt_lab.intervals import proportion_interval
-from akt_lab.plots import METHOD_STYLE, STYLE
+from akt_course import checks
+from akt_course.show import show
+from akt_lab.analysis import tables
+from akt_lab.analysis.intervals import proportion_interval
+from akt_lab.figures.style import METHOD_STYLE, STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -105,7 +106,7 @@ _ = ipywidgets.interact(pick, **menus)
 # `paper` stands for the paper's equations, `code` for what its released code means to compute.
 
 # %%
-from akt_lab.dotplot import dots
+from akt_lab.figures.table import dots
 
 cells = tables.summarise(runs)  # one row for runs that differ in nothing but their seed
 against = cells[cells["paper"].notna()]
@@ -238,7 +239,7 @@ checks.bootstrap_difference(bootstrap_difference)
 # pairs. A positive gain is only shown if the whole interval lies above 0.
 
 # %%
-from akt_lab.intervals import bootstrap_intervals, covers, t_intervals
+from akt_lab.analysis.intervals import bootstrap_intervals, covers, t_intervals
 
 RECIPES = {"bootstrap": bootstrap_intervals, "Student's t": t_intervals}
 LOOKS = {"bootstrap": ("#d55e00", "s", "--"), "Student's t": ("#0072b2", "o", "-")}
@@ -379,7 +380,7 @@ def seeds_needed(spread, resolution):
 checks.seeds_needed(seeds_needed)
 
 # %%
-from akt_lab.intervals import seeds_needed as enough
+from akt_lab.analysis.intervals import seeds_needed as enough
 
 for key, rows in studies.items():
     spread = rows["gain"].std()
@@ -417,8 +418,8 @@ show(figure, alt=f"The best of {looks[-1]} looks is {flattery[-1]:.2f} points ab
 # A method that was trained on more images may win for that reason alone.
 
 # %%
-from akt_lab.curves import curves
-from akt_lab.results import read
+from akt_lab.figures.training import curves
+from akt_lab.runs.results import read
 
 published = {
     r["method"]: r for r in tables.reference() if r["bench"] == "cifar10" and r["bits"] == "3"
@@ -489,7 +490,8 @@ show(figure, alt=f"Wilson's half width falls with the number of images: {text}."
 # one?
 
 # %%
-from akt_lab import analysis_plots, gradient_plots
+from akt_lab.figures import gradients as gradient_plots
+from akt_lab.figures import style as analysis_plots
 
 data = {file.stem: pd.read_csv(file) for file in find("figures", "*.csv")}
 if "gradients_by_bits" in data:
@@ -507,7 +509,7 @@ if not data:
 # budget, by the last epoch, with Student's t. Mind how many rows there are.
 
 # %%
-from akt_lab.dotplot import gains as gain_plot
+from akt_lab.figures.table import gains as gain_plot
 
 drawing = gain_plot(cells)
 gained = drawing.data
@@ -532,7 +534,7 @@ ipywidgets.VBox(list(judged.values()))
 # next cell only when you have chosen.**
 
 # %%
-from akt_lab.verdicts import judge
+from akt_lab.analysis.verdicts import judge
 
 print("You:", *(f"   {claim} {menu.value}" for claim, menu in judged.items()), sep="\n")
 print("\nakt_lab:")

@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -57,9 +57,9 @@ COST_BITS = (8, 5, 4, 3, 2)
 # which method is better. That was notebook 6.
 
 # %%
-from akt_lab.methods import Settings
-from akt_lab.tracing import trace as graph_of
-from akt_lab.training import evaluate, train
+from akt_lab.graph import trace as graph_of
+from akt_lab.runs.training import evaluate, train
+from akt_lab.settings import Settings
 
 bench = load_bench(BenchSpec(BENCH))
 teacher = graph_of(bench.teacher)
@@ -98,7 +98,7 @@ with torch.no_grad():
 # **Write down:** whose middle is lowest? Whose surface is the flattest, and whose is rough?
 
 # %%
-from akt_lab.curvature import filter_normalised_directions, loss_surface
+from akt_lab.analysis.curvature import filter_normalised_directions, loss_surface
 
 directions = filter_normalised_directions(teacher)
 tables = []
@@ -110,7 +110,7 @@ for name, network in networks.items():
 surfaces = pd.concat(tables, ignore_index=True)
 
 # %%
-from akt_lab import analysis_plots
+from akt_lab.figures import style as analysis_plots
 
 drawn = analysis_plots.loss_surface(surfaces, f"{IMAGES} synthetic images.")
 show(
@@ -234,8 +234,8 @@ checks.hutchinson_trace(hutchinson_trace)
 # estimate can be held against the truth. The grey line is the exact trace.
 
 # %%
-from akt_lab.curvature import distillation_hessian, trace
-from akt_lab.smooth import private_copy
+from akt_lab.analysis.curvature import distillation_hessian, trace
+from akt_lab.analysis.smooth import private_copy
 
 copy = private_copy(teacher)
 last = [m for m in copy.modules() if isinstance(m, torch.nn.Linear)][-1]
@@ -273,8 +273,8 @@ show(
 # **Predict:** what will it be for the teacher, and for a student?
 
 # %%
-from akt_lab.curvature import asymmetry
-from akt_lab.smooth import smooth_student
+from akt_lab.analysis.curvature import asymmetry
+from akt_lab.analysis.smooth import smooth_student
 
 plain = networks["plain 3-bit"]
 three = {
@@ -299,7 +299,7 @@ for name, network in three.items():
 # only the clipping) towards 1 (true rounding). It is *another* network, close to the student.
 
 # %%
-from akt_lab.smooth import soft_round
+from akt_lab.analysis.smooth import soft_round
 
 x = torch.linspace(-1.5, 1.5, 400)
 figure, axes = plt.subplots(figsize=(6.5, 3))
@@ -314,7 +314,7 @@ show(
 )
 
 # %%
-from akt_lab.curvature import hessian
+from akt_lab.analysis.curvature import hessian
 
 cases = {"teacher": teacher}
 for name in ("plain 3-bit", "AKT 3-bit"):
@@ -393,7 +393,7 @@ def top_eigenvalue(product, size, steps):
 checks.top_eigenvalue(top_eigenvalue)
 
 # %%
-from akt_lab.curvature import top_eigenvalues
+from akt_lab.analysis.curvature import top_eigenvalues
 
 values, residuals = top_eigenvalues(small, 3)
 exact_values = torch.linalg.eigvalsh(small @ torch.eye(small.shape[0])).flip(0)[:3]
@@ -419,8 +419,8 @@ print(f"the first is {100 * values[0] / exact:.0f}% of the trace, of {small.shap
 # **Predict:** which part holds most of the squared error? And which costs most *per square*?
 
 # %%
-from akt_lab.capture import residual_bodies
-from akt_lab.errorcost import cost_of_error, map_hessian, rounding_error
+from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
+from akt_lab.graph import residual_bodies
 
 few, tables = images[:8], []
 for layer in residual_bodies(teacher):

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from akt_lab import checks
+from akt_course import checks
+from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.course import show
-from akt_lab.plots import STYLE
+from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
@@ -54,7 +54,7 @@ JUDGE = 1000  # images, at most, on which accuracy is measured
 # would come from notebook 3.
 
 # %%
-from akt_lab.tracing import trace
+from akt_lab.graph import trace
 
 bench = load_bench(BenchSpec(BENCH))
 judge = replace(bench, images=bench.images[:JUDGE], labels=bench.labels[:JUDGE])
@@ -416,8 +416,8 @@ show(figure, alt=f"Accumulator bits, the worst case and the most seen: {listed}.
 # the starting point from which notebooks 3 to 6 try to climb.
 
 # %%
-from akt_lab.intervals import proportion_interval
-from akt_lab.training import evaluate
+from akt_lab.analysis.intervals import proportion_interval
+from akt_lab.runs.training import evaluate
 
 bill, seen = {}, {}
 for bits in (8, 6, 5, 4, 3, 2):

@@ -17,9 +17,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from akt_lab.benches import BenchSpec
-from akt_lab.grid import Job
-from akt_lab.methods import Settings
-from akt_lab.sweep import run_grid
+from akt_lab.runs.jobs import Job
+from akt_lab.runs.sweep import run_grid
+from akt_lab.settings import Settings
 from tests.browser import chromium
 from tests.browser.driving import until
 
@@ -90,7 +90,7 @@ def _is_here(url):
 def serving(folder, name, *options):
     """`akt-lab lab` with a configuration of its own; gives its address and its process."""
     port, outside = _free_port(), folder / f"outside-{name}.txt"
-    command = [sys.executable, "-m", "akt_lab.cli", "lab", "--no-browser", f"--port={port}"]
+    command = [sys.executable, "-m", "akt_lab.commands", "lab", "--no-browser", f"--port={port}"]
     with open(KEPT / f"{name}.log", "wb") as log:
         process = psutil.Popen(
             [*command, *options],

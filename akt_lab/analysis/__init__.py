@@ -1,0 +1,1 @@
+"""Measures networks and runs; gives tables."""

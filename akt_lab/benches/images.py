@@ -1,0 +1,216 @@
+"""Images to evaluate on: a folder with a folder for each class, or CIFAR's archive."""
+
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from akt_lab.errors import AktError
+
+IN_MEMORY = 2**30  # bytes of images up to which a folder is decoded at once
+
+CHUNK = 32  # images that a thread decodes at a time
+
+STRIP = 100  # times as long as wide: what is longer is not resized
+
+TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
+
+
+class FolderImages:
+    """A folder's images, decoded when they are asked for; sliced and indexed like a tensor.
+
+    Attributes:
+        shape: (N, channels, S, S), of bytes.
+    """
+
+    def __init__(self, paths: Sequence[str], channels: int, size: int | None, resize: int | None):
+        """Images resized to `resize` and cropped to `size`, unless None.
+
+        Raises:
+            AktError: if the first image cannot be read or is not square.
+        """
+        self.paths, self.channels, self.size, self.resize = paths, channels, size, resize
+        self.shape = torch.Size((len(paths), *self._decode(paths[0]).shape))
+        tiny = os.path.getsize(paths[0]) < TINY
+        self.threads = 1 if tiny else min(32, (os.cpu_count() or 1) + 1)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.paths)
+
+    def __getitem__(self, chosen: int | slice | Sequence[int]) -> Tensor:
+        """Bytes (C, S, S) of one image, or (B, C, S, S) of several.
+
+        Raises:
+            AktError: an image that cannot be read, or differs from the first in size.
+        """
+        if isinstance(chosen, int):
+            return self[[chosen]][0]
+        paths = self.paths[chosen] if isinstance(chosen, slice) else [self.paths[i] for i in chosen]
+        return self.decode(paths)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images in order, `size` at a time, the next decoded while one is used."""
+        parts = [self.paths[i : i + size] for i in range(0, len(self), size)]
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self.decode, parts[0])
+            for part in [*parts[1:], None]:
+                images = coming.result()
+                if part is not None:
+                    coming = ahead.submit(self.decode, part)
+                yield images
+
+    def decode(self, paths: Sequence[str], progress: bool = False) -> Tensor:
+        """Bytes (B, C, S, S) of the images at these paths, decoded in threads if they are large."""
+        bar = tqdm(total=len(paths), desc="reading images", unit="image", disable=not progress)
+        images = np.empty((len(paths), *self.shape[1:]), np.uint8)
+
+        def decode(start: int) -> None:
+            for i in range(start, min(start + CHUNK, len(paths))):
+                images[i] = self._decode(paths[i], tuple(self.shape[1:]))
+            bar.update(min(CHUNK, len(paths) - start))
+
+        with bar, ThreadPoolExecutor(self.threads) as pool:
+            work = [pool.submit(decode, start) for start in range(0, len(paths), CHUNK)]
+            try:
+                for done in work:
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return torch.from_numpy(images)
+
+    def _decode(self, path: str, shape: Sequence[int] | None = None) -> np.ndarray:
+        try:
+            with Image.open(path) as picture:
+                pixels = self._fitted(picture.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise AktError(f"{path} is not an image that can be read ({error})") from error
+        image = np.asarray(pixels).reshape(*pixels.size[::-1], -1).transpose(2, 0, 1)
+        if image.shape[1] != image.shape[2] or (shape and image.shape != shape):
+            raise AktError(f"{path} is {image.shape[1:]}: images differ; give --image-size")
+        return image
+
+    def _fitted(self, picture: Any) -> Any:
+        """Grey where it is to be; the shorter side resized, and the middle cropped."""
+        from torchvision.transforms import functional as TF
+
+        picture = picture.convert("L") if self.channels == 1 else picture
+        if self.size is None:
+            return picture
+        return TF.center_crop(TF.resize(picture, [self.resize or self.size]), [self.size])
+
+
+def read_image_folder(
+    folder: Path,
+    channels: int,
+    image_size: int | None = None,
+    progress: bool = True,
+    resize: int | None = None,
+) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
+    """Images of a folder with one folder for each class, in alphabetical order.
+
+    Their shorter side is resized to `resize` pixels (where None, to `image_size`), and the middle
+    `image_size` are kept. More than `IN_MEMORY` bytes of them are not held in memory.
+
+    Returns:
+        bytes (N, channels, S, S), labels (N,), and the classes' names.
+
+    Raises:
+        AktError: a folder that is not there, holds no classes or no images, an image that cannot
+            be read, or images that are not square and of one size while `image_size` is None.
+    """
+    from torchvision.datasets import ImageFolder
+
+    if not folder.is_dir():
+        raise AktError(f"--data {folder}: no such folder")
+    try:
+        dataset = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise AktError(
+            f"--data {folder}: expected one folder of images for each class, such as "
+            f"{folder}/cat/0001.jpg ({str(error).splitlines()[0]})"
+        ) from error
+    except OSError as error:
+        raise AktError(f"--data {folder} cannot be read: {error.strerror or error}") from error
+    lazy = FolderImages([path for path, _ in dataset.samples], channels, image_size, resize)
+    small = lazy.shape.numel() <= IN_MEMORY
+    images = lazy.decode(lazy.paths, progress) if small else lazy
+    return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+
+
+def decode_image(data: bytes, channels: int, size: int) -> Tensor:
+    """One image file's bytes as a network takes it: bytes (channels, size, size), its middle.
+
+    Raises:
+        AktError: if it is not an image that can be read, or a strip that would be huge.
+    """
+    from torchvision.transforms import functional as TF
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if max(picture.size) > STRIP * min(picture.size):
+                raise ValueError("a strip")
+            plain = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
+            fitted = TF.center_crop(TF.resize(plain, [size]), [size])
+    except Exception as error:  # whatever a broken or a hostile file can raise
+        raise AktError("this file is not an image that can be read: try a PNG or a JPEG") from error
+    return TF.pil_to_tensor(fitted)
+
+
+# ---- CIFAR's archive ----------------------------------------------------------------------------
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads plain values and arrays of bytes; whatever else a pickle can call is refused."""
+
+    CALLS = {  # noqa: RUF012
+        "_reconstruct": lambda *_: np.empty(0, "u1"),
+        "ndarray": None,
+        "dtype": lambda name, *_: np.dtype(name, copy=True),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if not module.startswith("numpy") or name not in self.CALLS:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+        return self.CALLS[name]
+
+
+def read_cifar(archive: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """CIFAR-10's or -100's test images, out of the archive that its university packed.
+
+    Returns:
+        bytes (10000, 3, 32, 32), labels (10000,), and the classes' names.
+
+    Raises:
+        AktError: if the archive does not hold them.
+    """
+    wanted = {"test_batch": "test", "test": "test", "batches.meta": "meta", "meta": "meta"}
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                part, file = wanted.get(Path(member.name).name), tar.extractfile(member)
+                if part and file:
+                    found[part] = _ArraysOnly(file, encoding="latin1").load()
+        test, meta = found["test"], found["meta"]
+        names = meta.get("label_names") or meta["fine_label_names"]
+        labels = test.get("labels") or test["fine_labels"]
+        images = torch.from_numpy(test["data"]).view(-1, 3, 32, 32)
+        return images, torch.tensor(labels), tuple(names)
+    except (tarfile.TarError, pickle.UnpicklingError, zlib.error, EOFError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        raise AktError(f"{archive} cannot be read ({reason})") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise AktError(f"{archive} does not hold CIFAR's test images ({error!r})") from error

@@ -1,0 +1,47 @@
+"""`akt-lab evaluate`: accuracy of a run's student, and of its teacher."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from akt_lab.commands.options import (
+    add_bench_options,
+    device_of,
+    given_bench,
+    report,
+)
+
+
+def add(commands: Any, name: str) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        name,
+        help="accuracy of a run's student, and of its teacher",
+        argument_default=argparse.SUPPRESS,
+        description="Accuracy of a run's student and its teacher; of a teacher alone without RUN.",
+    )
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=None, metavar="RUN", help="a run's folder"
+    )
+    add_bench_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Count what a student and its teacher get right."""
+    from akt_lab.benches import BenchSpec, load_bench
+    from akt_lab.runs import networks, training
+    from akt_lab.runs.folder import Run
+
+    given, made = given_bench(options), None
+    if options.run is not None:
+        made = Run.open(options.run)
+        given = {**made.entry("bench"), **given}
+    bench = load_bench(BenchSpec.from_dict(given), device_of(options), progress=True)
+    result: dict[str, Any] = {"bench": bench.name, "images": len(bench.images)}
+    if made is not None:
+        student, result["student"] = networks.load_student(made, bench)
+        result["student_accuracy"] = training.evaluate(student, bench, progress=True)
+    result["teacher_accuracy"] = training.evaluate(bench.teacher, bench, progress=True)
+    report(result, options)
+    return 0

@@ -1,0 +1,64 @@
+"""`akt-lab lab`: JupyterLab on the notebooks, or the explorers alone."""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from akt_lab.commands.options import DEMO_RUNS
+from akt_lab.errors import AktError, UsageError
+
+PACKAGE = Path(__file__).parents[1]
+EXPLORERS = PACKAGE / "explorers"
+
+
+def add(commands: Any, name: str) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        name, help="open JupyterLab on notebooks/ (its options may follow)"
+    )
+    parser.add_argument("--folder", type=Path, help="another folder of notebooks")
+    parser.add_argument("--app", action="store_true", help="the explorers alone, without code")
+    parser.add_argument("--runs", type=Path, help=f"runs that --app shows (default: {DEMO_RUNS})")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the server, and stay until it ends."""
+    if options.runs and not options.app:
+        raise UsageError("--runs is what --app shows: add --app, or drop it")
+    server = "voila" if options.app else "jupyterlab"
+    if importlib.util.find_spec(server) is None:
+        raise AktError(f"{server} is not installed: pip install -e '.[lab]'")
+    command, environment = _app(options) if options.app else _notebooks(options)
+    named = {option.partition("=")[0] for option in options.rest}
+    command = [option for option in command if option.partition("=")[0] not in named]
+    with suppress(KeyboardInterrupt):  # the server hears Ctrl-C too, and ends by itself
+        whole = [sys.executable, "-m", server, *command, *options.rest]
+        return subprocess.call(whole, env=os.environ | environment)
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    here = [Path("notebooks"), PACKAGE.parent / "notebooks"]
+    folder = options.folder or next((f for f in here if f.is_dir()), None)
+    if folder is None or not folder.is_dir():
+        raise AktError("no notebooks/ folder here: run this in AKT Lab's folder, or name --folder")
+    return [str(folder)], _also("JUPYTER_CONFIG_PATH")  # no news, no updates: nothing is asked for
+
+
+def _app(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    widgets = ("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager")
+    needed = [f"--VoilaConfiguration.extension_allowlist={name}" for name in widgets]
+    runs = {"AKT_LAB_RUNS": str((options.runs or DEMO_RUNS).absolute())}
+    page = str(EXPLORERS / "app.ipynb")
+    return [page, "--template=akt-lab", *needed], runs | _also("JUPYTER_PATH")
+
+
+def _also(name: str) -> dict[str, str]:
+    """An environment variable with the folder of our settings and templates added to it."""
+    ours = str(EXPLORERS / "jupyter")
+    return {name: os.pathsep.join(filter(None, (os.environ.get(name), ours)))}

@@ -1,0 +1,31 @@
+"""`akt-lab methods`: source, equations and settings of each method."""
+
+import argparse
+import json
+from typing import Any
+
+
+def add(commands: Any, name: str) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(name, help="list the methods: source, equations, settings")
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table of methods."""
+    from akt_lab.methods import METHODS
+    from akt_lab.settings import Settings
+
+    rows = []
+    for name, method in METHODS.items():
+        s = Settings(method=name)
+        images = f"{method.pool} optimised once" if method.pool else "a generator's"
+        rows.append({"method": name, "source": method.source, "equation": method.equation,
+                     "images": images, "batch_size": s.batch_size, "ranges": s.ranges})  # fmt: skip
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['method']}\n  {row['source']}\n  {row['equation']}")
+        print(f"  images: {row['images']}; {row['batch_size']} a step; ranges: {row['ranges']}")
+    return 0

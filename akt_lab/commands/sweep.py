@@ -1,0 +1,81 @@
+"""`akt-lab sweep`: a grid of runs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from akt_lab.commands.options import SETTING_OPTIONS, add_bench_options, given_bench, given_settings
+
+IN_THE_GRID = ("--method", "--bits", "--seed", "--variant")  # of one run; a sweep has several
+
+RESULTS = "results.jsonl"
+
+
+def add(commands: Any, name: str) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        name,
+        help="a grid of runs, side by side or on a cluster",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        description="Do a grid of runs: methods x bits x seeds x variants on one bench. The same "
+        "command again goes on where it was stopped; what has ended is not done again.",
+    )
+    grid = parser.add_argument_group("grid")
+    _several(grid, "--methods", str, ["adadfq", "adadfq+akt"], "methods, plain or with +akt")
+    _several(grid, "--bits", int, [3], "bits of weights and activations")
+    _several(grid, "--seeds", int, [0], "random seeds")
+    _several(grid, "--variants", str, [], "of AKT, for methods with +akt")
+    where = parser.add_argument_group("where")
+    where.add_argument("--out", type=Path, required=True, help="folder for runs and results.jsonl")
+    where.add_argument("--workers", type=int, help="processes here; 0: this one (default: cores)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, tcp://host:port")
+    where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
+    one = parser.add_argument_group("settings that all runs share")
+    for name, how in SETTING_OPTIONS.items():
+        if name not in IN_THE_GRID:
+            one.add_argument(name, **how)
+    add_bench_options(parser)
+
+
+def _several(group: Any, name: str, kind: type, default: list[Any], what: str) -> None:
+    shown = " ".join(map(str, default)) or "the preset's"
+    group.add_argument(
+        name, nargs="+", type=kind, default=default, help=f"{what} (default: {shown})"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the grid, or list it."""
+    from akt_lab.benches import BenchSpec
+    from akt_lab.runs import results
+    from akt_lab.runs.jobs import Place, choose_device, has_ended, jobs_of
+    from akt_lab.runs.sweep import run_grid
+    from akt_lab.settings import check_read
+
+    out = options.out.absolute()
+    settings = given_settings(options)
+    others = {k: v for k, v in settings.items() if k not in ("bits", "weight_bits", "act_bits")}
+    others |= {k: getattr(options, k) for k in ("weight_bits", "act_bits") if hasattr(options, k)}
+    spec = BenchSpec(**given_bench(options))
+    jobs = jobs_of(
+        out, spec, options.methods, options.bits, options.seeds, options.variants, others
+    )
+    check_read([job.settings for job in jobs], others)
+    if getattr(options, "dry_run", False):
+        file = out / RESULTS
+        lines = {line["run"]: line for line in results.read(file)} if file.exists() else {}
+        for job in jobs:
+            print(f"{job.name}{'  (ended)' if has_ended(job, lines) else ''}")
+        return 0
+    place = Place(
+        getattr(options, "workers", None),
+        getattr(options, "scheduler", None),
+        getattr(options, "device", None),
+        getattr(options, "threads", 1),
+    )
+    if not place.scheduler:
+        choose_device(place.device)  # a mistake shows at once
+    run_grid(jobs, place=place, results_file=out / RESULTS)
+    print(f"results  {options.out / RESULTS}\ntable    akt-lab table --results {options.out}")
+    return 0

@@ -1,0 +1,290 @@
+"""Explorer 3: gradient norms by layer and step, two runs side by side, and where they explode."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from akt_lab.analysis.gradients import Case, Explosion, explosion
+from akt_lab.errors import AktError
+from akt_lab.explorers.picture import Picture, Shown
+from akt_lab.explorers.shell import Explorer, menu, offer, slider
+from akt_lab.explorers.students import by_name
+from akt_lab.figures.style import COLOURS
+from akt_lab.runs.folder import Run
+
+ALL, PREFIX = "all together", "gradient/"
+
+COLUMNS = 400  # of a heat map
+
+
+@dataclass(frozen=True)
+class Norms:
+    """A run's gradient norms.
+
+    Attributes:
+        name: what a menu calls it.
+        bits: of weights and activations; 0 for full precision.
+        layers: names, from input to output.
+        first: number of the first step.
+        values: (L, N), of each layer's weight gradient at each step; NaN where it broke off.
+    """
+
+    name: str
+    bits: int
+    layers: tuple[str, ...]
+    first: int
+    values: np.ndarray
+
+    def of(self, layer: str) -> np.ndarray:
+        """Norm at each step (N,): of one layer, or of all together."""
+        if layer == ALL:
+            return np.sqrt((self.values**2).sum(axis=0))
+        return self.values[self.layers.index(layer)]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the gradient explorer draws.
+
+    Attributes:
+        pair: left and right.
+        layer: whose norm is a line over the steps, or `ALL`.
+        step: where the scrubber is.
+        limits: of all norms that there are, and so of every axis and colour.
+        span: from the earliest step to the latest of all runs.
+    """
+
+    pair: tuple[Norms, Norms]
+    layer: str
+    step: int
+    limits: tuple[float, float]
+    span: tuple[int, int]
+
+    def bursts(self) -> list[Explosion]:
+        """Of both, in the chosen layer."""
+        return [explosion(norms.of(self.layer)) for norms in self.pair]
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def of_runs(runs: Sequence[Run]) -> list[Norms]:
+    """The norms that watched runs kept.
+
+    Raises:
+        AktError: if none did.
+    """
+    named = [(name, b, run) for name, group in by_name(runs).items() for b, run in group.items()]
+    found = [norms for name, b, run in named if (norms := _of_run(name, b, run))]
+    if not found:
+        raise AktError("no run here kept its gradient norms: akt-lab quantize --watch does")
+    return found
+
+
+def _of_run(name: str, bits: int, run: Run) -> Norms | None:
+    history, warmup = run.history(), run.entry("settings")["warmup_epochs"]
+    columns = [c for c in history if c.startswith(PREFIX)]
+    if not columns:
+        return None
+    rows = history.loc[history["epoch"] >= warmup, columns]
+    if rows.empty:
+        return None
+    layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns)
+    return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy(float).T)
+
+
+def of_study(found: pd.DataFrame) -> list[Norms]:
+    """The norms that `gradients.study` measured, a case each."""
+    usual = (found["ranges"] == "ema") & (found["observed"] == Case.observed)
+    counted = found["ranges"] + " " + found["observed"].astype(str)
+    found = found.assign(ranges=found["ranges"].where(usual, counted))
+    cases = found.groupby(["loss", "gradient", "ranges", "seed", "bits"], sort=False)
+    return [_of_case(_name(case[:-1]), int(case[-1]), rows) for case, rows in cases]
+
+
+def _of_case(name: str, bits: int, rows: pd.DataFrame) -> Norms:
+    table = rows.pivot_table(index="layer", columns="step", values="norm", sort=False, dropna=False)
+    layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
+    return Norms(name, bits, layers, int(table.columns[0]), table.to_numpy(float))
+
+
+def _name(case: Sequence[Any]) -> str:
+    *rules, seed = case
+    parts = [str(rule) for rule in rules if rule not in ("identity", "ema")]
+    return ", ".join(parts + ([f"seed {seed}"] if seed else []))
+
+
+def limits(all_norms: Iterable[Norms]) -> tuple[float, float]:
+    """Whole decades around every norm that is finite and not zero."""
+    values = np.concatenate([norms.values.ravel() for norms in all_norms])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return 1e-3, 1.0
+    low, high = np.quantile(values, 0.01), values.max()
+    return 10.0 ** np.floor(np.log10(low)), 10.0 ** np.ceil(np.log10(1.5 * high))
+
+
+# ---- picture -------------------------------------------------------------------------------------
+
+STYLES = ({"color": COLOURS[0], "linestyle": "-"}, {"color": COLOURS[1], "linestyle": "--"})
+
+
+def frame(figure: Figure, view: View) -> None:
+    """Two heat maps above, lines over the steps and over the layers below."""
+    for left, norms in zip((0.06, 0.545), view.pair, strict=True):
+        axes = figure.add_axes((left, 0.56, 0.435, 0.36))
+        count = len(norms.layers)
+        axes.set(xlim=_edges(view.span), ylim=(count + 0.5, 0.5))
+        axes.set_yticks(sorted({1, (count + 1) // 2, count}))
+        axes.grid(False)
+    figure.axes[0].set_ylabel("layer")
+    lines = figure.add_axes((0.075, 0.11, 0.56, 0.33))
+    lines.set(xlim=_edges(view.span), ylim=view.limits, yscale="log", xlabel="step")
+    lines.set_title("gradient norm at each step")
+    layers = figure.add_axes((0.70, 0.11, 0.28, 0.33))
+    most = max(len(norms.layers) for norms in view.pair)
+    layers.set(xlim=(0.5, most + 0.5), ylim=view.limits, yscale="log", xlabel="layer")
+    layers.set_title("at this step")
+
+
+def _edges(span: tuple[int, int]) -> tuple[float, float]:
+    return span[0] - 0.5, span[1] + 0.5
+
+
+def fill(figure: Figure, view: View) -> Iterable[Artist]:
+    """Both runs, and the scrubber."""
+    *maps, lines, layers = figure.axes
+    low, high = np.log10(view.limits)
+    for axes, norms, burst, style in zip(maps, view.pair, view.bursts(), STYLES, strict=True):
+        count, steps = norms.values.shape
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log10(_thinned(norms.values))
+        extent = (norms.first - 0.5, norms.first + steps - 0.5, count + 0.5, 0.5)
+        yield axes.imshow(logs, cmap="cividis", vmin=low, vmax=high, extent=extent, aspect="auto",
+                          interpolation="nearest")  # fmt: skip
+        yield axes.axvline(view.step, color="white", linewidth=1.5)
+        yield axes.text(0.5, 1.03, f"{norms.name}, {_bits(norms.bits)}", ha="center",
+                        transform=axes.transAxes, color=style["color"])  # fmt: skip
+        over = norms.of(view.layer)
+        yield from lines.plot(norms.first + np.arange(steps), over, linewidth=1.2, **style)
+        mark, largest = "X" if burst.exploded else "o", over[burst.step]
+        height = largest if np.isfinite(largest) else view.limits[1]
+        yield from lines.plot(norms.first + burst.step, height, mark, markersize=9, clip_on=False,
+                              markeredgecolor="black", color=style["color"])  # fmt: skip
+        at = _column(norms, view.step)
+        yield from layers.plot(np.arange(1, count + 1), at, marker="o", markersize=4, **style)
+    yield lines.axvline(view.step, color="0.4", linewidth=1)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """At most COLUMNS of a heat map: the largest of neighbouring steps, so that none is lost."""
+    starts = np.arange(0, values.shape[1], max(1, -(-values.shape[1] // COLUMNS)))
+    return np.fmax.reduceat(values, starts, axis=1)
+
+
+def _column(norms: Norms, step: int) -> np.ndarray:
+    place = step - norms.first
+    inside = 0 <= place < norms.values.shape[1]
+    return norms.values[:, place] if inside else np.full(len(norms.layers), np.nan)
+
+
+PICTURE = Picture(
+    (9.4, 4.6), frame, fill,
+    key=lambda view: (view.limits, view.span, *(len(norms.layers) for norms in view.pair)),
+)  # fmt: skip
+
+draw = PICTURE.draw
+
+
+def show(view: View) -> Shown:
+    """The picture, and what it says in words."""
+    said = [
+        f"{side}, {norms.name}, {_bits(norms.bits)}: {_largest(burst)} "
+        f"at step {norms.first + burst.step}{', an explosion' if burst.exploded else ''}"
+        for side, norms, burst in zip(("Left", "Right"), view.pair, view.bursts(), strict=True)
+    ]
+    alt = f"Gradient norms, {view.layer}. {'. '.join(said)}. The scrubber is at step {view.step}."
+    low, high = view.limits
+    reading = (
+        f"{'. '.join(said)}. Blue, solid: left; orange, dashed: right. A cross marks an explosion "
+        f"(above ten times the median), a dot the largest step of a run without. Dark to bright: "
+        f"{low:g} to {high:g}, the same on both sides."
+    )
+    return Shown(PICTURE.png(view), alt, reading)
+
+
+def _largest(burst: Explosion) -> str:
+    if math.isinf(burst.ratio):
+        return "not finite"
+    if math.isnan(burst.ratio):  # the median is 0
+        return "zero at most steps, largest"
+    return f"largest {burst.ratio:.1f} times the median,"
+
+
+def _widths(by_bits: Iterable[int]) -> list[tuple[str, int]]:
+    """For a slider: few bits first, full precision last."""
+    return [(_bits(bits), bits) for bits in sorted(by_bits, key=lambda b: b or 99)]
+
+
+def _bits(bits: int) -> str:
+    return f"{bits} bits" if bits else "full"
+
+
+# ---- explorer ------------------------------------------------------------------------------------
+
+
+def gradient_explorer(
+    runs: Sequence[Run] | None = None, table: pd.DataFrame | None = None
+) -> Explorer:
+    """Run x bits x layer x step: two heat maps with a scrubber, lines, explosion marks.
+
+    Args:
+        runs: watched ones (`--watch`).
+        table: what `gradients.study` returns, in place of them.
+
+    Raises:
+        AktError: if there is nothing to show.
+    """
+    everything = of_study(table) if table is not None else of_runs(runs or ())
+    found: dict[str, dict[int, Norms]] = {}
+    for norms in everything:
+        found.setdefault(norms.name, {})[norms.bits] = norms
+    ends = limits(everything)
+    last = max(norms.first + norms.values.shape[1] for norms in everything) - 1
+    span = min(norms.first for norms in everything), last
+    c = _controls(found, list(found), range(span[0], span[1] + 1))
+
+    def follow() -> None:
+        for side in ("left", "right"):
+            there = _widths(found[c[side].value])
+            offer(c[f"{side}_bits"], there, there[0][1])
+        pair = [found[c[side].value][c[f"{side}_bits"].value] for side in ("left", "right")]
+        offer(c["layer"], [ALL, *(n for n in pair[0].layers if n in pair[1].layers)], ALL)
+
+    def view(left: str, left_bits: int, right: str, right_bits: int, layer: str, step: int) -> View:
+        return View((found[left][left_bits], found[right][right_bits]), layer, step, ends, span)
+
+    rows = [[c["left"], c["left_bits"]], [c["right"], c["right_bits"]], [c["layer"], c["step"]]]
+    return Explorer(lambda **values: show(view(**values)), c, rows, follow)
+
+
+def _controls(
+    found: Mapping[str, Mapping[int, Norms]], names: Sequence[str], steps: range
+) -> dict[str, Any]:
+    first = names[0]
+    c: dict[str, Any] = {"left": menu("left", names, first, "a run"), "left_bits": None}
+    c |= {"right": menu("right", names, first, "the run to compare it with"), "right_bits": None}
+    narrow = min(found[first], key=lambda bits: bits or 99)
+    for side, bits in (("left", narrow), ("right", max(found[first]))):
+        c[f"{side}_bits"] = slider(
+            "bits", _widths(found[c[side].value]), bits, "of weights and activations"
+        )
+    c["layer"] = menu("layer", [ALL], ALL, "whose norm is drawn over the steps")
+    c["step"] = slider("step", steps, steps[0], "of training: the scrubber")
+    return c

@@ -1,0 +1,143 @@
+"""The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from akt_lab.analysis.gradients import Case, make_student
+from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.errors import AktError
+from akt_lab.methods import get_method
+from akt_lab.runs.folder import CHECKPOINT, RECORD, STUDENT, Run
+from akt_lab.runs.networks import load_student
+
+Load = Callable[[Run, int | None], Any]  # a run's network, at its end or after an epoch
+
+Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
+
+ROUNDED, ROUNDED_BITS = "rounded only", (2, 3, 4, 5, 6, 8)
+
+END = "end"
+
+OBSERVED = 64  # images for the ranges of a student that was merely rounded
+
+NETWORKS = 8  # that are kept
+
+
+def bench_of(runs: Sequence[Run], bench: Bench | None) -> Bench:
+    """The bench that was given, or that of the runs, or digits.
+
+    Raises:
+        AktError: if the runs are not of one bench.
+    """
+    for run in runs:
+        if run.entry("bench") != runs[0].entry("bench"):
+            raise AktError(
+                f"{runs[0].folder} and {run.folder} are runs of different benches: "
+                "choose a folder with runs of one"
+            )
+    if bench is not None:
+        return bench
+    spec = BenchSpec.from_dict(runs[0].entry("bench")) if runs else BenchSpec()
+    return load_bench(spec)
+
+
+def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """Runs by what a menu calls them, then by bits: method and variant, or a folder's name."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        settings = run.entry("settings")
+        akt = settings["method"].endswith("+akt")
+        name = f"{settings['method']} {settings['variant']}" if akt else settings["method"]
+        bits = settings["weight_bits"]
+        there = found.get(name, {})
+        if bits in there or any(_but_bits(other) != _but_bits(run) for other in there.values()):
+            name = run.folder.name
+        if bits in found.get(name, {}):
+            name = str(run.folder)
+        found.setdefault(name, {})[bits] = run
+    return found
+
+
+def _but_bits(run: Run) -> dict[str, Any]:
+    """A run's settings; of its bits only how those of activations differ."""
+    settings = dict(run.entry("settings"))
+    weight_bits = settings.pop("weight_bits")
+    return {**settings, "act_bits": settings["act_bits"] - weight_bits}
+
+
+def with_generator(runs: Sequence[Run]) -> list[Run]:
+    """Those that trained one, and have it."""
+    return [
+        run
+        for run in runs
+        if (run / CHECKPOINT).exists() and not get_method(run.entry("settings")["method"]).pool
+    ]
+
+
+class Kept:
+    """Networks of runs; those that were looked at last stay in memory."""
+
+    def __init__(self, load: Load) -> None:
+        """How to load one."""
+        self._kept = lru_cache(maxsize=NETWORKS)(lambda run, epoch, stamp: load(run, epoch))
+
+    def __call__(self, run: Run, epoch: int | str = END) -> Any:
+        """A run's network; loaded anew if the run went on, or was made anew.
+
+        Raises:
+            AktError: if the run was deleted meanwhile, or never had one.
+        """
+        return self._kept(run, None if epoch == END else int(epoch), _stamp(run))
+
+
+def _stamp(run: Run) -> int:
+    """When its files were written last; the record alone is older than the networks."""
+    if not (run / RECORD).exists():
+        raise AktError(f"the run {run.folder} is no longer there: choose another")
+    files = [run / name for name in (RECORD, CHECKPOINT, STUDENT)]
+    return max(file.stat().st_mtime_ns for file in files if file.exists())
+
+
+class Students:
+    """Networks by the names that a menu shows."""
+
+    def __init__(self, bench: Bench, runs: Sequence[Run], own: Own | None = None) -> None:
+        """Students of `runs` (of this bench), one's `own`, or the teacher's, merely rounded."""
+        self.bench, self.runs, self.own = bench, by_name(runs), dict(own or {})
+        self._trained = Kept(lambda run, epoch: load_student(run, bench, epoch)[0])
+        self._rounded = cache(self._round)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all kinds of students."""
+        return [*self.runs, *(self.own or [ROUNDED])]
+
+    def bits(self, name: str) -> list[int]:
+        """The bit-widths that there are."""
+        return sorted(self.runs.get(name) or self.own.get(name) or ROUNDED_BITS)
+
+    def epochs(self, name: str, bits: int) -> list[int | str]:
+        """The epochs that a run kept, and its end."""
+        kept = self.runs[name][bits].epochs if name in self.runs else []
+        return [*kept, END]
+
+    def load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
+        """A student, ready to run.
+
+        Raises:
+            AktError: if its run was deleted meanwhile, or never had one.
+        """
+        if name in self.runs:
+            return self._trained(self.runs[name][bits], epoch)
+        return self.own[name][bits] if name in self.own else self._rounded(bits)
+
+    def _round(self, bits: int) -> nn.Module:
+        spread = torch.linspace(0, len(self.bench.images) - 1, OBSERVED).long().tolist()
+        images = self.bench.normalise(self.bench.images[spread])
+        case = Case(bits, observed=1)  # again the same images would give the same ranges
+        student = make_student(self.bench.teacher, case, [(images, images)])
+        return student.requires_grad_(False)

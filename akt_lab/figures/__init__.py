@@ -1,0 +1,1 @@
+"""Draws from the tables of `akt_lab.analysis`; measures nothing."""

@@ -1,0 +1,176 @@
+"""Where teacher and student look: one layer image by image, and all layers by bits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+
+from akt_lab.figures.style import COLOURS, METHOD_STYLE, STYLE, Drawing, seeds
+
+
+def attention_side_by_side(
+    images: np.ndarray,
+    spatial: Sequence[np.ndarray],
+    channel: Sequence[np.ndarray],
+    divergences: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    title: str,
+) -> Drawing:
+    """Where teacher and student look in one layer: a row an image.
+
+    Args:
+        images: (N, S, S) or (N, S, S, 3), values 0 to 1.
+        spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
+        channel: teacher's and student's channel attention, (N, C) each, sums to 1.
+        divergences: spatial and channel, KL(teacher || student) in nats, a pair an image.
+        labels: the classes' names.
+        title: which layer of which run.
+    """
+    (teacher_spatial, student_spatial), (teacher_channel, student_channel) = spatial, channel
+    count = len(teacher_channel)
+    top = max(teacher_spatial.max(), student_spatial.max())
+    difference = student_spatial - teacher_spatial
+    reach = np.abs(difference).max()
+    spatial_kl, channel_kl = np.asarray(divergences).T
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, grid = plt.subplots(
+            count, 5, figsize=(10.4, 1.9 * count), squeeze=False, width_ratios=(1, 1, 1, 1, 2.1),
+            layout="constrained",
+        )  # fmt: skip
+        for row, axes in enumerate(grid):
+            axes[0].imshow(images[row], cmap="gray", vmin=0, vmax=1)
+            axes[0].set_ylabel(f"class {labels[row]}")
+            seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
+            axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
+            signed = axes[3].imshow(difference[row], cmap="RdBu_r", vmin=-reach, vmax=reach)
+            below = np.argwhere(difference[row] < -reach / 4)
+            axes[3].plot(below[:, 1], below[:, 0], "k_", markersize=4)  # red and blue are one grey
+            axes[3].set_xlabel(f"KL {spatial_kl[row]:.2g} nats", fontsize=8)
+            _paired_bars(axes[4], teacher_channel[row], student_channel[row], last=row == count - 1)
+            axes[4].text(1, 0.99, f"KL {channel_kl[row]:.2g} nats", fontsize=8, ha="right",
+                         va="top", transform=axes[4].transAxes)  # fmt: skip
+            for panel in axes[:4]:
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set_visible(False)
+        headings = ("image", "teacher", "student", "student − teacher", "channel attention")
+        for panel, heading in zip(grid[0, :4], headings[:4], strict=True):
+            panel.set_title(heading)
+        grid[0, 4].set_title(headings[4], loc="left")
+        grid[0, 4].legend(
+            loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=8
+        )
+        figure.colorbar(
+            seen,
+            ax=grid[:, 1:3],
+            shrink=0.6,
+            location="bottom",
+            label="spatial attention (unit length)",
+        )
+        bar = figure.colorbar(
+            signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference"
+        )
+        bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
+        figure.suptitle(title, fontsize=11)
+    data = pd.concat(
+        [_long(labels, "spatial", *spatial), _long(labels, "channel", *channel)], ignore_index=True
+    )
+    disagreement = np.abs(difference).mean(axis=(1, 2))
+    worst = labels[int(disagreement.argmax())]
+    return Drawing(
+        figure,
+        data,
+        alt=(
+            f"{title}. For {count} images of classes {', '.join(labels)}: teacher's and student's "
+            f"spatial attention, their difference and channel attention. Largest difference at one "
+            f"place {reach:.2f}; they differ most, on average, on class {worst}. Mean KL: spatial "
+            f"{spatial_kl.mean():.2g}, channel {channel_kl.mean():.2g} nats."
+        ),
+        caption=(
+            f"{title}: refined feature distillation in one layer. Spatial attention of teacher and "
+            "student on one scale, the signed difference (red: the student looks there more; blue, "
+            "dashes: less), channel attention, and for each image the two losses, KL(teacher || "
+            "student). Real test images. CSV: both attentions, places row by row."
+        ),
+    )
+
+
+def _long(labels: Sequence[str], part: str, teacher: Any, student: Any) -> pd.DataFrame:
+    """A row for each image and each place of its map, or channel."""
+    both = [np.asarray(a).reshape(len(labels), -1) for a in (teacher, student)]
+    places = both[0].shape[1]
+    return pd.DataFrame(
+        {
+            "image": np.repeat(np.arange(len(labels)), places),
+            "class": np.repeat(labels, places),
+            "part": part,
+            "place": np.tile(np.arange(places), len(labels)),
+            "teacher": both[0].ravel(),
+            "student": both[1].ravel(),
+        }
+    )
+
+
+def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
+    places = np.arange(len(teacher))
+    axes.bar(places - 0.2, teacher, 0.4, color=COLOURS[0], label="teacher")
+    axes.bar(
+        places + 0.2, student, 0.4, color=COLOURS[1], label="student", hatch="//", edgecolor="w"
+    )
+    axes.set_ylabel("weight", fontsize=8)
+    axes.set_ylim(top=1.18 * max(teacher.max(), student.max()))  # room for the number
+    axes.tick_params(labelsize=8)
+    if last:
+        axes.set_xlabel("channel", fontsize=9)
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
+    """How far the student's attention is from the teacher's, before and after training.
+
+    Args:
+        found: what `studies.attention` returns.
+        about: the bench, for the caption.
+    """
+    table = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)[
+        ["spatial", "channel"]
+    ].mean()
+    methods = [m for m in dict.fromkeys(table["method"]) if m not in ("ptq", "zeroq")]
+    bits = sorted(table["bits"].unique())
+    before = {"color": "0.35", "linestyle": ":", "marker": "s"}
+    lines = [("before training", False, methods[0], before)]
+    lines += [(f"after {m}", True, m, METHOD_STYLE.get(m, {})) for m in sorted(methods)]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
+        for axes, part in zip(grid, ("spatial", "channel"), strict=True):
+            for label, trained, method, style in lines:
+                rows = table[(table["method"] == method) & (table["trained"] == trained)]
+                rows = rows.sort_values("bits")
+                axes.plot(rows["bits"], rows[part], label=label, **style)
+            axes.set(title=f"{part} attention", yscale="log", xlabel="bits")
+            axes.set_xticks(bits, [str(b) for b in bits])
+            axes.xaxis.set_minor_locator(NullLocator())
+        grid[0].set_ylabel("KL(teacher ‖ student),\nnats, mean over layers")
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    at = table[(table["bits"] == bits[0])]
+    listed = "; ".join(
+        f"{r.method} {'after' if r.trained else 'before'}: {r.spatial:.2g} and {r.channel:.2g}"
+        for r in at.itertuples()
+        if r.method in methods
+    )
+    return Drawing(
+        figure,
+        table,
+        alt=f"Divergence of spatial and channel attention by bits. At {bits[0]} bits: {listed}.",
+        caption=(
+            f"How far the student's attention maps lie from the teacher's, mean over "
+            f"{found['layer'].nunique()} layers, {seeds(found)}. {about} "
+            "`before training`: only rounded."
+        ),
+    )

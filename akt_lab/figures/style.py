@@ -1,0 +1,119 @@
+"""What all figures share: one style, colours with marker or dash, and how a figure is saved.
+
+A figure cannot be saved without the text that stands in for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from akt_lab.errors import AktError
+
+COLOURS = sns.color_palette("colorblind")
+
+METHOD_STYLE: Mapping[str, dict[str, Any]] = {
+    "ptq": {"color": COLOURS[7], "marker": "s", "linestyle": ":"},
+    "zeroq": {"color": COLOURS[7], "marker": "P", "linestyle": "-."},
+    "hast": {"color": COLOURS[3], "marker": "<", "linestyle": "--"},
+    "hast+akt": {"color": COLOURS[3], "marker": ">", "linestyle": "-"},
+    "granq": {"color": COLOURS[5], "marker": "p", "linestyle": "--"},
+    "granq+akt": {"color": COLOURS[5], "marker": "h", "linestyle": "-"},
+    "gdfq": {"color": COLOURS[2], "marker": "^", "linestyle": "--"},
+    "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
+    "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},
+    "adadfq+akt": {"color": COLOURS[1], "marker": "D", "linestyle": "-"},
+    "adadfq+akt code": {"color": COLOURS[3], "marker": "X", "linestyle": "-."},
+    "gdfq+akt code": {"color": COLOURS[6], "marker": "P", "linestyle": "-."},
+}
+
+STYLE: Any = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "akt-lab",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with all that is published beside it."""
+
+    figure: Figure
+    data: pd.DataFrame
+    alt: str
+    caption: str
+
+
+def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
+    """Write NAME.png, NAME.svg, NAME.csv and NAME.json (alt text, caption, command).
+
+    Raises:
+        AktError: if the drawing has no alt text or no caption.
+    """
+    if not drawing.alt.strip() or not drawing.caption.strip():
+        raise AktError(f"figure {name!r} needs alt text and a caption before it is saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawing.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    drawing.figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawing.figure)
+    drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    about = {"alt": drawing.alt, "caption": drawing.caption, "command": command}
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With a column `name`: the method, and its variant where it comes in several."""
+    several = table.groupby("method")["variant"].transform("nunique") > 1
+    names = table["method"].where(~several, table["method"] + " " + table["variant"])
+    return table.assign(name=names)
+
+
+def seeds(table: pd.DataFrame) -> str:
+    """How many, in words."""
+    count = table["seed"].nunique()
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def bit_name(bits: int) -> str:
+    """As on an axis; 0 stands for full precision."""
+    return str(bits) if bits else "full"
+
+
+def bit_axis(axes: Axes, bits: Sequence[int]) -> dict[int, int]:
+    """From full precision down to 2; returns each bit-width's place."""
+    order = sorted(bits, key=lambda b: -b if b else -99)
+    axes.set_xticks(range(len(order)), [bit_name(b) for b in order])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("bits of weights and activations")
+    return {b: place for place, b in enumerate(order)}
+
+
+def lines(axes: Axes, table: pd.DataFrame, value: str, by: Any, styles: Mapping[Any, Any]) -> None:
+    """A line a style: the seeds' median by bits, with bars from the least to the largest."""
+    places = bit_axis(axes, table["bits"].unique().tolist())
+    for key, style in styles.items():
+        rows = table[(table[by] == key) if isinstance(by, str) else all_equal(table, by, key)]
+        seeds = rows.dropna(subset=value).groupby("bits")[value]
+        middle = seeds.median().sort_index(key=lambda b: b.map(places))
+        reach = [middle - seeds.min(), seeds.max() - middle]
+        where = middle.index.map(places)
+        axes.errorbar(where, middle, [r.loc[middle.index] for r in reach], capsize=2, **style)
+
+
+def all_equal(table: pd.DataFrame, names: Sequence[str], values: Sequence[Any]) -> pd.Series:
+    """Which rows have these values in these columns."""
+    return (table[list(names)] == list(values)).all(axis=1)

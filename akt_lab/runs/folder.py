@@ -1,0 +1,202 @@
+"""A run's folder: its record, its history, its checkpoint, its student.
+
+    record.json             settings, bench, versions, times, accuracies
+    history.jsonl           one line a step: every loss term and gradient norm
+    checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
+    student.safetensors     weights and ranges of the student as it ended
+    epochs/                 of a watched run: student and generator after every epoch
+
+Files are written whole or not at all, and no pickle is ever loaded.
+"""
+
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from akt_lab.errors import AktError
+from akt_lab.files import LOCK, cannot_write, write_whole
+
+RECORD, HISTORY = "record.json", "history.jsonl"
+
+CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
+
+EPOCHS = "epochs"
+
+WRITE_EVERY = 1.0  # seconds, of the history
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != LOCK]
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """`folder` need not exist yet; see `create` and `open`."""
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, folder: Path | str) -> "Run":
+        """A new, empty run folder.
+
+        Raises:
+            AktError: if it exists and is not empty, or cannot be made.
+        """
+        run = cls(folder)
+        if run.folder.exists() and (not run.folder.is_dir() or _files_in(run.folder)):
+            raise AktError(
+                f"{folder} already exists: choose another --out, or go on with it by --resume"
+            )
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(run.folder, error) from error
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Run":
+        """A run folder that is there.
+
+        Raises:
+            AktError: if it is not one.
+        """
+        run = cls(folder)
+        if not (run.folder / RECORD).is_file():
+            raise AktError(f"{folder} is not a run folder: it holds no {RECORD}")
+        return run
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.folder / name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What record.json holds."""
+        try:
+            return json.loads((self / RECORD).read_text())
+        except (OSError, ValueError) as error:
+            raise AktError(f"{self / RECORD} cannot be read ({error})") from error
+
+    def entry(self, name: str) -> Any:
+        """One entry of the record.
+
+        Raises:
+            AktError: if it is not there: the run was never started by a command or a sweep.
+        """
+        record = self.record
+        if name not in record:
+            raise AktError(
+                f"{self / RECORD} has no {name!r}: the run was not made by akt-lab quantize"
+            )
+        return record[name]
+
+    def update_record(self, **entries: Any) -> None:
+        """Add or replace entries of the record."""
+        record = self.record if (self / RECORD).exists() else {}
+        write_whole(self / RECORD, json.dumps({**record, **entries}, indent=2).encode() + b"\n")
+
+    def epoch(self, number: int) -> Path:
+        """Where a watched run keeps its networks after so many epochs."""
+        return self.folder / EPOCHS / f"{number:04}.safetensors"
+
+    @property
+    def epochs(self) -> list[int]:
+        """Those that it kept."""
+        return sorted(int(p.stem) for p in (self.folder / EPOCHS).glob("*.safetensors"))
+
+    def history(self) -> pd.DataFrame:
+        """One row a step; columns that a step did not have are NaN. Half a last line is left out.
+
+        Raises:
+            AktError: if it cannot be read.
+        """
+        if not (self / HISTORY).exists():
+            return pd.DataFrame()
+        try:
+            whole, end, _ = (self / HISTORY).read_text().rpartition("\n")
+            return pd.read_json(io.StringIO(whole + end), lines=True)
+        except (OSError, ValueError) as error:
+            raise AktError(f"{self / HISTORY} cannot be read ({error})") from error
+
+    def append_history(self, rows: list[dict[str, float]]) -> None:
+        """Add rows to the history."""
+        try:
+            with open(self / HISTORY, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts on these rows
+        except OSError as error:
+            raise cannot_write(self / HISTORY, error) from error
+
+    def cut_history(self, rows: int) -> None:
+        """Keep the first `rows` lines: those that the checkpoint knows of."""
+        if (self / HISTORY).exists():
+            lines = (self / HISTORY).read_bytes().splitlines(keepends=True)
+            write_whole(self / HISTORY, b"".join(lines[:rows]))
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run folder under `folder`, sorted by name.
+
+    Raises:
+        AktError: if there is none.
+    """
+    runs = [Run(path.parent) for path in sorted(folder.glob(f"**/{RECORD}"))]
+    if not runs:
+        raise AktError(
+            f"no runs under {folder}: make some with `akt-lab demo`, or name another --runs"
+        )
+    return runs
+
+
+class NewRows(list[dict[str, float]]):
+    """An epoch's rows of the history, written about once a second: a run can be watched."""
+
+    def __init__(self, run: Run | None) -> None:
+        """Rows of a run; of None they are forgotten."""
+        super().__init__()
+        self.run, self.written = run, time.perf_counter()
+
+    def write_some(self) -> None:
+        """All but the last, to which the epoch's end adds; and not every time."""
+        if time.perf_counter() - self.written > WRITE_EVERY:
+            self.write(len(self) - 1)
+
+    def write(self, count: int | None = None) -> None:
+        """The first `count`, or all."""
+        if self.run and self[:count]:
+            self.run.append_history(self[:count])
+        del self[:count]
+        self.written = time.perf_counter()
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a run was made: versions, machine, threads, the code's commit."""
+    return {
+        "akt_lab": version("akt-lab"),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # git is not installed
+    return done.stdout.strip() or None

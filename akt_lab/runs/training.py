@@ -1,0 +1,264 @@
+"""A whole run: its networks, the loop around the step, evaluation, and what it leaves behind."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from akt_lab.errors import AktError, DivergedError
+from akt_lab.files import save_tensors
+from akt_lab.image_pool import ImagePool
+from akt_lab.losses import Terms, kd_loss
+from akt_lab.quantizer import effective_bits, freeze_ranges
+from akt_lab.runs.checkpoint import keep_epoch, resume, save
+from akt_lab.runs.folder import STUDENT, NewRows, Run, provenance
+from akt_lab.runs.networks import HOLDOUT, prepare
+from akt_lab.settings import Settings
+from akt_lab.speed import keep_freed_memory
+from akt_lab.step import Training, train_step
+
+FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a GPU's host does
+
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+
+def train(
+    bench: Any,
+    settings: Settings,
+    run: Run | None = None,
+    progress: bool = True,
+    make_bar: Callable[..., Any] = tqdm,
+    watch: bool = False,
+) -> Training:
+    """Train a student; leave record, history, checkpoints and student in `run`'s folder.
+
+    Goes on from the folder's checkpoint where there is one, to the same bits.
+
+    Args:
+        bench: a `benches.Bench`.
+        settings: what to do.
+        run: the run folder, or None to keep nothing.
+        progress: whether to show a progress bar.
+        make_bar: what makes it; called and used as tqdm.
+        watch: whether to keep what the explorers show: student and generator after every epoch,
+            and each layer's gradient norm at every step. No number changes by it.
+
+    Raises:
+        DivergedError: a loss that is not finite: which one, and where.
+        AktError: a full disk, a teacher that cannot be quantized.
+    """
+    keep_freed_memory()
+    training = prepare(bench, settings, progress, make_bar)
+    training.watch = watch
+    if run:
+        resume(training, run)
+        run.update_record(
+            settings=asdict(settings),
+            versions=provenance(),
+            device=str(bench.device),
+            status="running",
+            watched=watch,
+        )
+    total_steps = settings.epochs * settings.steps
+    initial = training.epoch * settings.steps
+    bar = make_bar(total=total_steps, initial=initial, unit="step", disable=not progress)
+    with bar:
+        bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
+        try:
+            while training.epoch < settings.epochs:
+                _run_epoch(training, bench, run, bar)
+        except AktError as error:
+            if run:
+                _record_failure(training, run, error)
+            raise
+    if run:
+        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
+        run.update_record(status="done", **_outcome(training))
+    return training
+
+
+def _outcome(training: Training) -> dict[str, Any]:
+    accuracy = summary(training) if training.evaluations else {}
+    bits: dict[str, float] = {}
+    if training.holdout is not None:  # the ranges are there
+        found = effective_bits(training.student, training.holdout)
+        bits = dict(zip(("weights", "activations"), (round(b, 3) for b in found), strict=True))
+    seconds = round(training.seconds, 1)
+    return {
+        "lam": training.lam,
+        "accuracy": accuracy,
+        "evaluations": training.evaluations,
+        "effective_bits": bits,
+        "seconds": seconds,
+    }
+
+
+def _record_failure(training: Training, run: Run, error: AktError) -> None:
+    """`failed` is final; what was `stopped` by a full disk, say, can go on."""
+    status = "failed" if isinstance(error, DivergedError) else "stopped"
+    with suppress(AktError):  # a full disk has no room for this either
+        run.update_record(status=status, error=str(error), **_outcome(training))
+
+
+def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
+    """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
+    rows = NewRows(run)
+    waiting: list[tuple[int, Terms]] = []
+    last, fetch_after = training.settings.steps - 1, FETCH_AFTER[bench.device.type]
+    started = time.perf_counter()
+    _set_rates(training)
+    try:
+        for step in range(training.settings.steps):
+            z, y = training.generator.draw(training.settings.batch_size, training.rng)
+            waiting.append((step, train_step(training, z, y)))
+            if len(waiting) == fetch_after or step == last:
+                _fetch(training.epoch, waiting, rows)
+                bar.set_postfix(_live(training, rows[-1]), refresh=False)
+                rows.write_some()
+            bar.update()
+        _end_epoch(training, bench, rows[-1])
+    finally:
+        seconds = time.perf_counter() - started
+        training.seconds += seconds
+        rows.write()
+    _project(training, seconds, run, bar)
+    if run:
+        if training.watch:
+            keep_epoch(training, run)
+        save(training, run)
+
+
+def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> None:
+    """Say how long all will take if each epoch left takes as long as the last one's `seconds`.
+
+    Not before the student learns: an epoch of the warm-up is shorter.
+    """
+    s = training.settings
+    if training.epoch <= s.warmup_epochs < s.epochs:
+        return
+    whole = training.seconds + seconds * (s.epochs - training.epoch)
+    shown = f"{whole / 3600:.1f} h" if whole > 5400 else f"{whole / 60:.1f} min"
+    bar.set_description(f"{s.method} {s.weight_bits}w{s.act_bits}a, ~{shown} in all")
+    if run:
+        run.update_record(projected_seconds=round(whole, 1))
+
+
+def _fetch(epoch: int, waiting: list[tuple[int, Terms]], rows: list[dict[str, float]]) -> None:
+    """Move the steps that wait into `rows`, with one wait for the device.
+
+    Raises:
+        DivergedError: at the first that is not finite; it is the last row then.
+    """
+    values = [torch.stack([*terms.values()]) for _, terms in waiting if terms]
+    found = torch.stack(values).tolist() if values else [[]] * len(waiting)
+    for (step, terms), numbers in zip(waiting, found, strict=True):
+        rows.append({"epoch": epoch, "step": step, **dict(zip(terms, numbers, strict=True))})
+        _check_finite(rows[-1])
+    waiting.clear()
+
+
+def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
+    side = "generator" if training.warming_up else "student"
+    losses = {k: v for k, v in numbers.items() if k != "student/gradient_norm"}
+    shown = {f"{side} loss": f"{sum(v for k, v in losses.items() if k.startswith(side)):.3g}"}
+    if training.evaluations:
+        shown["accuracy"] = f"{training.evaluations[-1]['accuracy']:.2f}%"
+    return shown
+
+
+def _check_finite(row: dict[str, float]) -> None:
+    bad = [n for n, v in row.items() if not math.isfinite(v) and not n.startswith("gradient/")]
+    if bad:
+        raise DivergedError(
+            f"the run diverged: {', '.join(bad)} not finite at epoch {row['epoch']}, step "
+            f"{row['step']}; the last checkpoint is kept. Try more bits or a lower --student-lr"
+        )
+
+
+def _set_rates(training: Training) -> None:
+    """Both learning rates fall to a tenth at every milestone."""
+    s = training.settings
+    factor = 0.1 ** sum(training.epoch >= milestone for milestone in s.milestones)
+    for optimizer, rate in (
+        (training.generator_optimizer, s.generator_lr),
+        (training.student_optimizer, s.student_lr),
+    ):
+        for group in optimizer.param_groups if optimizer else ():
+            group["lr"] = rate * factor
+
+
+def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
+    """Freeze the ranges after the warm-up, evaluate, and move on to the next epoch."""
+    was_warming_up = training.warming_up
+    training.epoch += 1
+    if was_warming_up and training.epoch == training.settings.warmup_epochs:
+        freeze_ranges(training.student)
+        training.holdout = _draw_holdout(training)
+    last = training.epoch == training.settings.epochs
+    due = training.epoch % training.settings.eval_every == 0
+    if not training.warming_up and (last or due):
+        scores = {"epoch": training.epoch, "accuracy": evaluate(training.student, bench)}
+        scores |= _agreement(training)
+        training.evaluations.append(scores)
+        row |= {name: value for name, value in scores.items() if name != "epoch"}
+        _check_finite(row)
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
+    """Top-1 accuracy on the bench's evaluation images, in percent."""
+    keep_freed_memory()
+    correct, seen = 0, 0
+    batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
+    for images, labels in batches:
+        correct += int((network(images).argmax(dim=1) == labels).sum())
+        seen += len(labels)
+    return 100 * correct / seen
+
+
+def _draw_holdout(training: Training) -> Tensor:
+    """Synthetic images for choosing without labels, the same for every student of one generator."""
+    if isinstance(training.generator, ImagePool) and len(training.generator.held_out):
+        return training.generator.held_out
+    rng = torch.Generator().manual_seed(training.settings.seed + 1)
+    with torch.no_grad():
+        images = training.generator.eval()(*training.generator.draw(HOLDOUT, rng))
+    training.generator.train()
+    return images
+
+
+@torch.inference_mode()
+def _agreement(training: Training) -> dict[str, float]:
+    """How close the student is to the teacher on the held-out synthetic images: no labels."""
+    s, t = training.student(training.holdout), training.teacher(training.holdout)
+    return {
+        "synthetic_kl": kd_loss(s, t, temperature=1.0).item(),
+        "synthetic_agreement": 100 * (s.argmax(1) == t.argmax(1)).float().mean().item(),
+    }
+
+
+def summary(training: Training) -> dict[str, float]:
+    """Accuracy of the last epoch, of the one closest to the teacher without labels, and the best.
+
+    `best` chooses on the evaluation images, as the papers do: read it beside the other two only.
+    """
+    evaluations = training.evaluations
+    best = max(evaluations, key=lambda e: e["accuracy"])
+    label_free = min(evaluations, key=lambda e: e["synthetic_kl"])
+    return {
+        "last": evaluations[-1]["accuracy"],
+        "label_free": label_free["accuracy"],
+        "label_free_epoch": label_free["epoch"],
+        "best": best["accuracy"],
+        "best_epoch": best["epoch"],
+    }

@@ -1,0 +1,135 @@
+"""What changes no number beyond rounding: delete it, and all still works.
+
+Freed memory kept in the process, tensors laid out alike, batch norms and ReLUs with fewer passes
+over memory, and a training step as one graph that Inductor fuses.
+"""
+
+import ctypes
+import functools
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+class EvalBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm in eval mode as what it is then: a scale and a shift of each channel.
+
+    Its gradient at the input is one pass over memory; PyTorch's kernel takes eight times as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        mean, variance = self.running_mean, self.running_var
+        if self.training or mean is None or variance is None or x.dtype != variance.dtype:
+            return super().forward(x)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
+
+
+def speed_up(network: fx.GraphModule, keep: Collection[str] = ()) -> None:
+    """The same values and gradients to rounding, with fewer passes over memory.
+
+    Frozen batch norms become `EvalBatchNorm2d` (where the weights learn, PyTorch's kernel is the
+    faster one), and ReLUs overwrite their input where nothing else reads it.
+
+    Args:
+        network: from `trace` or `quantize_model`; changed in place.
+        keep: layers whose outputs must survive, because they will be captured.
+    """
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d and module.affine and not module.weight.requires_grad:
+            module.__class__ = EvalBatchNorm2d
+    _relu_in_place(network, keep)
+
+
+def _relu_in_place(network: fx.GraphModule, keep: Collection[str]) -> None:
+    safe: dict[str, bool] = {}
+    for node in network.graph.nodes:
+        if node.op == "call_module" and type(network.get_submodule(node.target)) is nn.ReLU:
+            safe[node.target] = safe.get(node.target, True) and _may_overwrite(network, node, keep)
+    for name, is_safe in safe.items():
+        network.get_submodule(name).inplace = is_safe  # type: ignore[assignment]
+
+
+def _may_overwrite(network: fx.GraphModule, node: fx.Node, keep: Collection[str]) -> bool:
+    """Its input is a sum or a batch norm's output, which no backward pass and no one else reads."""
+    source = node.all_input_nodes[0]
+    if len(source.users) > 1 or source.target in keep:
+        return False
+    if source.op == "call_module":
+        return isinstance(network.get_submodule(str(source.target)), nn.BatchNorm2d)
+    return source.op == "call_function" and source.target is operator.add
+
+
+def as_one_graph(step: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
+    """`step`, its backward passes included, as one compiled graph of what it does with `example`.
+
+    The same values up to rounding. Tracing takes seconds and compiling up to three minutes on
+    two cores, so it pays for runs of some thousand steps.
+
+    Args:
+        step: of tensors; whatever else it reads is fixed now, except that weights and buffers
+            are read, and buffers written, where they lie.
+        example: its arguments, of the shapes that all later ones have.
+    """
+    traced = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    fast = torch.compile(traced, dynamic=False)
+
+    def run(*args: Tensor) -> Any:
+        with torch.no_grad():  # the backward passes are in the graph
+            return fast(*args)
+
+    return run
+
+
+@contextmanager
+def unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """What a batch norm counted inside the block, a tracing's mock batch, does not count."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+NEVER = 2**31 - 1  # bytes
+
+
+@functools.cache  # once a process: it holds until its end
+def keep_freed_memory() -> bool:
+    """Tell glibc not to give freed tensors back to the kernel; elsewhere do nothing.
+
+    A step frees and takes hundreds of blocks of megabytes. Given back, each comes again as empty
+    pages that the kernel has to map and clear: a tenth of a step on two cores.
+
+    Returns:
+        Whether it took effect.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # musl has none
+        return False
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor`, of `weight`'s shape, with its elements in the same places of memory.
+
+    PyTorch's fused optimisers walk through weight, gradient and momentum as they lie in memory,
+    and do not check that these agree: a contiguous gradient of a channels-last weight would
+    update the wrong elements.
+    """
+    if tensor.stride() == weight.stride():
+        return tensor
+    return torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
