@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from akt_course import checks
-from tests.mutants import MUTANTS
+from tests.course.mutants import MUTANTS
 
 for file in sorted(Path(__file__).with_name("mutants").glob("[a-z]*.py")):
-    importlib.import_module(f"tests.mutants.{file.stem}")
+    importlib.import_module(f"tests.course.mutants.{file.stem}")
 
 
 @pytest.mark.parametrize(("exercise", "answer", "says"), MUTANTS, ids=lambda v: str(v)[:60])

@@ -1,9 +1,12 @@
+"""What a traced network shows: maps, batch-norm inputs, and which maps are distilled."""
+
 import pytest
 import torch
 from torch import nn
 
 from akt_lab.errors import AktError, UsageError
-from akt_lab.graph import capture_bn_inputs, capture_maps, residual_bodies, trace
+from akt_lab.graph import capture_bn_inputs, capture_maps, map_layers, residual_bodies, trace
+from akt_lab.quantizer import quantize_model
 
 
 def hooks(network):
@@ -78,3 +81,51 @@ def test_bodies(functional_net):
     assert residual_bodies(trace(plain)) == ["1", "3"]
     with pytest.raises(AktError, match="no convolution"):
         residual_bodies(trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))))
+
+
+# ---- which maps are distilled ----
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_where_maps_are_taken(digits, bits):
+    def made():
+        return trace(digits.teacher) if bits is None else quantize_model(digits.teacher, bits, bits)
+
+    x = digits.normalise(digits.images[:2])
+    seen, outputs = [], []
+    for place in ("body", "sum", "relu"):
+        network = made()
+        layers = map_layers(network, place)
+        assert len(layers) == len(residual_bodies(made()))
+        with capture_maps(network, layers[-1:]) as maps:
+            outputs.append(network(x))
+        seen += maps.values()
+    body, total, relu = seen
+    assert not torch.equal(body, total)
+    assert torch.equal(relu, total.relu())
+    assert torch.equal(outputs[0], outputs[2])
+
+
+def test_which_maps_mistakes(digits):
+    assert (
+        map_layers(trace(digits.teacher), "body", 1) == residual_bodies(trace(digits.teacher))[-1:]
+    )
+    assert map_layers(trace(digits.teacher), "sum", 2) == ["sum_1", "sum_2"]
+    with pytest.raises(UsageError, match="unknown maps 'add'"):
+        map_layers(trace(digits.teacher), "add")
+    with pytest.raises(UsageError, match="no residual sum"):
+        map_layers(trace(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())), "sum")
+    with pytest.raises(UsageError, match="no activation follows"):
+        map_layers(trace(LinearSum()), "relu")
+
+
+class LinearSum(nn.Module):
+    """As in MobileNetV2: no activation follows the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.body(x))

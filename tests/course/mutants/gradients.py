@@ -3,7 +3,7 @@ import statistics
 
 import torch
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def weights_of(network, ndim=2):

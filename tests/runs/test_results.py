@@ -8,7 +8,7 @@ import pytest
 from akt_lab.commands import main
 from akt_lab.runs.results import read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").glob("*.jsonl"))
 PAGES = [(ROOT / name).read_text() for name in ("README.md", "results/README.md")]
 SHOWN = [

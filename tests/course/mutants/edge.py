@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def fold(weight, bias, norm, factor=None, shape=(-1, 1, 1, 1)):

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def parts(captured, correction=0, over=(0, 2, 3)):

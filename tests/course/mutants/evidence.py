@@ -3,7 +3,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def means(values, draws, seed, statistic=np.mean, replace=True):

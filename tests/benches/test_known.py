@@ -23,7 +23,7 @@ from akt_lab.benches.images import read_cifar
 from akt_lab.benches.known import KNOWN
 from akt_lab.commands import main
 from akt_lab.errors import AktError
-from tests.serving import Behaviour, serving
+from tests.benches.serving import Behaviour, serving
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from akt_lab.benches import downloads
 from akt_lab.benches.downloads import Source, fetch
 from akt_lab.errors import AktError
-from tests.serving import Behaviour, serving
+from tests.benches.serving import Behaviour, serving
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()

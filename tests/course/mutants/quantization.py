@@ -1,7 +1,7 @@
 import torch
 
 from akt_lab.quantizer import affine_parameters, fake_quantize
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def grid(x, levels, whole_zero=True, rounding=torch.round, zero_inside=True):

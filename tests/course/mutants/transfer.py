@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from akt_lab.attention import channel_attention, spatial_attention
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def kl(p, q):

@@ -1,6 +1,6 @@
 import torch.nn.functional as F
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def spatial(x):

@@ -1,6 +1,6 @@
 import torch
 
-from tests.mutants import mutant
+from tests.course.mutants import mutant
 
 
 def signs(size):

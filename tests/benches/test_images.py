@@ -8,7 +8,7 @@ from akt_lab.benches import load_bench
 from akt_lab.benches.images import FolderImages, read_image_folder
 from akt_lab.errors import AktError
 from akt_lab.runs.training import evaluate
-from tests.test_benches import own, write_images
+from tests.benches.test_bench import own, write_images
 
 
 @pytest.fixture
