@@ -58,6 +58,14 @@ def difference_entropy(
     return -(temperature**2) * _entropy(difference).mean()
 
 
+def floor(term: str, classes: int, temperature: float = 20.0, weight: float = 1.0) -> float:
+    """The least value that a term of a student's loss can take, given its weight in the loss.
+
+    -T^2 ln C for `difference_entropy`, 0 for all others.
+    """
+    return -weight * temperature**2 * math.log(classes) if term == "difference_entropy" else 0.0
+
+
 def akt_terms(
     logit_terms: Terms,
     student_maps: Sequence[Tensor],

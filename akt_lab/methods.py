@@ -50,6 +50,11 @@ class Method:
     student_lr: float = 1e-4
     akt: bool = False
 
+    @property
+    def plain(self) -> str:
+        """The name of the same method without AKT."""
+        return self.name.removesuffix("+akt")
+
     def with_akt(self) -> "Method":
         """The same images and loss, combined with refined feature distillation."""
         return replace(

@@ -141,9 +141,25 @@ class Settings:
         return cls(**values)
 
     @property
+    def has_akt(self) -> bool:
+        """Whether AKT was asked for, in whichever variant."""
+        return get_method(self.method).akt
+
+    @property
     def uses_features(self) -> bool:
-        """Whether the student's loss reads feature maps at all."""
-        return get_method(self.method).akt and self.variant != "published"
+        """Whether refined feature distillation is in the student's loss."""
+        return self.has_akt and self.variant != "published"
+
+    @property
+    def logit_weight(self) -> float:
+        """Of the method's own terms in the student's loss; see `losses.akt_terms`."""
+        return 1 - self.alpha if self.has_akt and self.variant == "paper" else 1.0
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call a run: its method, and AKT's variant if not the paper's."""
+        other = self.has_akt and self.variant != "paper"
+        return f"{self.method} {self.variant}" if other else self.method
 
 
 # ---- presets, and settings that are not read ----------------------------------------------------

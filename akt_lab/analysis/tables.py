@@ -17,14 +17,8 @@ import pandas as pd
 
 from akt_lab.analysis.intervals import mean_interval
 from akt_lab.errors import AktError
-from akt_lab.runs.results import Line, read
+from akt_lab.runs.results import KEY, METRICS, Line, read, row
 from akt_lab.settings import Settings, with_preset
-
-METRICS = ("last", "label_free", "best")
-
-KEYS = ["bench", "bits", "method", "variant", "student_images", "teacher", "same"]
-
-OF_AKT = ("variant", "parts", "maps", "last_maps", "alpha", "lam")
 
 BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")  # compared as images
 
@@ -46,35 +40,16 @@ def load(paths: Sequence[Path]) -> pd.DataFrame:
     runs = [_row(line) for path in paths for line in read(path)]
     if not runs:
         raise AktError(f"no runs in {', '.join(map(str, paths))}: make some with `akt-lab sweep`")
-    return pd.DataFrame(runs).drop_duplicates([*KEYS, "seed"], keep="last", ignore_index=True)
+    return pd.DataFrame(runs).drop_duplicates([*KEY, "seed"], keep="last", ignore_index=True)
 
 
 def _row(line: Line) -> dict[str, Any]:
-    settings = asdict(Settings.from_dict(line["settings"]))  # older lines lack newer ones
-    bench = line["bench"]
-    akt = settings["method"].endswith("+akt")
-    own = {"method", "seed", *OF_AKT}
-    shared = {k: v for k, v in settings.items() if k not in own}
-    of_akt = {k: settings[k] for k in OF_AKT if akt and k != "variant"}
-    images = {"evaluation_images": line["evaluation_images"]}
-    steps = (settings["epochs"] - settings["warmup_epochs"]) * settings["steps"]
+    """A run as a row; beside it whether its settings are the papers', and its effective bits."""
+    found = row(line)
     return {
-        "bench": bench["teacher"] or bench["bench"],
-        "bits": f"{settings['weight_bits']}w{settings['act_bits']}a",
-        "method": settings["method"],
-        "variant": settings["variant"] if akt else "",
-        "student_images": max(0, steps) * settings["batch_size"],  # as planned: it may diverge
-        "teacher": round(line["teacher_accuracy"], 2),
-        "same": _key({**shared, **of_akt, **bench, **images}),
-        "pair": _key({**shared, **bench, **images}),
-        "seed": settings["seed"],
-        "ended": line["status"] == "done",
-        "as_published": not bench.get("data") and _as_published(settings),
+        **found,
+        "as_published": not line["bench"].get("data") and _as_published(found["settings"]),
         "effective": _pair(line.get("effective_bits") or {}),
-        "lam": line.get("lam"),
-        "images": line["evaluation_images"],
-        "commit": line.get("commit"),
-        **{metric: line["accuracy"].get(metric, math.nan) for metric in METRICS},
     }
 
 
@@ -91,11 +66,6 @@ def _as_published(settings: Mapping[str, Any]) -> bool:
         if all(settings[k] == v for k, v in theirs.items() if k not in NO_MATTER):
             return True
     return False
-
-
-def _key(values: Mapping[str, Any]) -> str:
-    """The same for the same values; what is not set is as good as not there."""
-    return json.dumps({k: v for k, v in values.items() if v is not None}, sort_keys=True)
 
 
 # ---- intervals ----------------------------------------------------------------------------------
@@ -127,7 +97,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         runs: what `load` returns.
     """
     cells = pd.DataFrame(
-        [_cell(dict(zip(KEYS, key, strict=True)), rows, runs) for key, rows in runs.groupby(KEYS)]
+        [_cell(dict(zip(KEY, key, strict=True)), rows, runs) for key, rows in runs.groupby(KEY)]
     )
     cells["settings"] = _what_differs(cells)
     order = ["bench", "bits", "base", "method", "variant", "student_images"]
@@ -177,7 +147,7 @@ def _gains(
 
 def _what_differs(cells: pd.DataFrame) -> list[str]:
     """For cells that look alike, the settings in which they differ; those as usual go unsaid."""
-    alike = cells.groupby(KEYS[:-1])["same"].transform(lambda same: json.dumps(sorted(set(same))))
+    alike = cells.groupby(KEY[:-1])["same"].transform(lambda same: json.dumps(sorted(set(same))))
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
             for s, a in zip(cells["same"], alike, strict=True)]  # fmt: skip
 
@@ -193,12 +163,12 @@ def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> s
 
 
 def reference() -> list[dict[str, str]]:
-    """Published numbers, each with its source: akt_lab/reference.csv.
+    """Published numbers, each with its source: akt_lab/analysis/reference.csv.
 
     `student_images` is the student's budget, batch x steps after the warm-up, where it is known;
     `rerun` says whether the AKT paper marks the number as its authors' own run of another method.
     """
-    with (files("akt_lab") / "reference.csv").open() as file:
+    with (files("akt_lab.analysis") / "reference.csv").open() as file:
         return list(csv.DictReader(file))
 
 

@@ -113,6 +113,11 @@ class BenchSpec:
     std: tuple[float, ...] | None = None
     image_size: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What a table or figure calls the bench."""
+        return self.teacher or str(self.bench)
+
     def to_dict(self) -> dict[str, Any]:
         """For a record."""
         return asdict(self)
@@ -142,8 +147,7 @@ def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> B
     mean = spec.mean or (known.mean if known else ())
     std = spec.std or (known.std if known else ())
     images, labels, names = _images(spec, known, len(mean), progress)
-    name = spec.teacher or str(spec.bench)
-    bench = Bench(name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
+    bench = Bench(spec.name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
     _check_fits(bench)
     bench.teacher.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench

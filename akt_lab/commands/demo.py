@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         raise AktError(f"--figures {options.figures}: {error.strerror}") from error
     found, runs = train(options.out, options.seed, options.steps, options.workers)
     print_table(found)
-    found.to_csv(options.figures / "demo_table.csv", index=False)
+    found.drop(columns=["label", "same"]).to_csv(options.figures / "demo_table.csv", index=False)
     pictures = gallery.draw(gallery.OF_RUNS, runs, options.figures)
     print(f"\ntable   {options.figures / 'demo_table.csv'}")
     for picture in pictures:

@@ -47,7 +47,7 @@ def accuracy_by_bits(table: pd.DataFrame) -> Drawing:
     )
     return Drawing(
         figure,
-        table,
+        table.drop(columns=["label", "same"], errors="ignore"),
         alt=f"Line chart of accuracy against bits. Teacher {teacher:.1f}%. {listed}.",
         caption=(
             f"Top-1 accuracy after the last epoch on {images} test images of `{best.bench}`, "

@@ -1,63 +1,23 @@
-"""A run's folder: its record, its history, its checkpoint, its student.
+"""results.jsonl: one line a run, with all that a table needs; and a run as a row of a table.
 
-    record.json             settings, bench, versions, times, accuracies
-    history.jsonl           one line a step: every loss term and gradient norm
-    checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
-    student.safetensors     weights and ranges of the student as it ended
-    epochs/                 of a watched run: student and generator after every epoch
-
-Files are written whole or not at all, and no pickle is ever loaded.
+Lines are appended as runs end; a line that was cut short by a crash is dropped when it is read.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.files import cannot_write, write_whole
 from akt_lab.runs.folder import HISTORY, Run
-
-
-def table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: what it was, and how accurate its student is, in percent.
-
-    `accuracy` is the last epoch's; where a run diverged, that of the last evaluation before.
-    `best` was chosen on the evaluation images.
-    """
-    return pd.DataFrame(
-        [_row(run.record) for run in runs if run.entry("settings") and run.entry("bench")]
-    )
-
-
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    settings, accuracy = record["settings"], record.get("accuracy", {})
-    akt = "akt" in settings["method"]
-    return {
-        "method": settings["method"],
-        "variant": settings["variant"] if akt else "",
-        "bits": settings["weight_bits"],
-        "act_bits": settings["act_bits"],
-        "seed": settings["seed"],
-        "accuracy": accuracy.get("last", float("nan")),
-        "teacher": record.get("teacher_accuracy", float("nan")),
-        "difference": accuracy.get("last", float("nan"))
-        - record.get("teacher_accuracy", float("nan")),
-        "label_free": accuracy.get("label_free", float("nan")),
-        "best": accuracy.get("best", float("nan")),
-        "lambda": record.get("lam"),
-        "images": record.get("images"),
-        "bench": record["bench"]["teacher"] or record["bench"]["bench"],
-        "epochs": settings["epochs"],
-        "steps": settings["steps"],
-        "batch_size": settings["batch_size"],
-        "seconds": record.get("seconds"),
-        "status": record.get("status", "new"),
-    }
-
+from akt_lab.settings import Settings
 
 Line = dict[str, Any]
 
@@ -67,19 +27,20 @@ NEEDED = {
 
 
 def line_of(run: Run) -> Line:
-    """What a run that ended leaves in results.jsonl. Accuracies in percent, times in seconds."""
+    """What a run leaves in results.jsonl. Accuracies in percent, times in seconds."""
+    run.entry("settings"), run.entry("bench")  # or it was not made by a command or a sweep
     record = run.record
     versions = dict(record.get("versions", {}))
     line = {
         "run": run.folder.name,
-        "status": record["status"],
+        "status": record.get("status", "new"),
         "bench": public_bench(record["bench"]),
         "settings": record["settings"],
         "accuracy": record.get("accuracy", {}),
         "evaluations": record.get("evaluations", []),
         "effective_bits": record.get("effective_bits", {}),
-        "teacher_accuracy": record["teacher_accuracy"],
-        "evaluation_images": record["images"],
+        "teacher_accuracy": record.get("teacher_accuracy", math.nan),
+        "evaluation_images": record.get("images"),
         "student_images": _student_images(run, record["settings"]),
         "lam": record.get("lam"),
         "seconds": record.get("seconds"),
@@ -87,7 +48,7 @@ def line_of(run: Run) -> Line:
         "commit": versions.pop("commit", None),
         "versions": versions,
     }
-    return line | ({"error": record["error"]} if record["status"] == "failed" else {})
+    return line | ({"error": record["error"]} if line["status"] == "failed" else {})
 
 
 def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +59,8 @@ def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _student_images(run: Run, settings: Mapping[str, Any]) -> int:
     """Images the student was trained on: batch x its steps. Less than planned if it diverged."""
+    if not (run / HISTORY).exists():
+        return 0  # it has only just begun
     with open(run / HISTORY, "rb") as file:
         steps = sum(1 for _ in file)
     return max(0, steps - settings["warmup_epochs"] * settings["steps"]) * settings["batch_size"]
@@ -154,3 +117,77 @@ class Results:
 
 def _text(lines: Sequence[Line]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+# ---- a run as a row -----------------------------------------------------------------------------
+
+METRICS = ("last", "label_free", "best")
+# Runs that agree in all of these differ in their seed alone: only they may be averaged.
+KEY = ["bench", "bits", "method", "variant", "student_images", "teacher", "same"]
+OF_AKT = ("variant", "parts", "maps", "last_maps", "alpha", "lam")
+
+
+def row(line: Line) -> dict[str, Any]:
+    """A run as a row of a table: what it was, what it must agree in to be averaged, what came out.
+
+    Returns:
+        `KEY`, of which `same` holds every further setting, bench and number of images as text, and
+        `pair` the same without AKT's own: of a plain run and its partner with AKT they are equal;
+        `label`, what figures call it; accuracies `last` (where it diverged, that of the last
+        evaluation before), `label_free` and `best` (chosen on the evaluation images), in percent,
+        NaN where there is none; and what a table shows beside them.
+    """
+    settings = Settings.from_dict(line["settings"])  # older lines lack newer ones
+    values = asdict(settings)
+    shared = {k: v for k, v in values.items() if k not in {"method", "seed", *OF_AKT}}
+    of_akt = {k: values[k] for k in OF_AKT if settings.has_akt and k != "variant"}
+    on = {**line["bench"], "evaluation_images": line["evaluation_images"]}
+    steps = max(0, settings.epochs - settings.warmup_epochs) * settings.steps
+    return {
+        "bench": BenchSpec.from_dict(line["bench"]).name,
+        "bits": f"{settings.weight_bits}w{settings.act_bits}a",
+        "method": settings.method,
+        "variant": settings.variant if settings.has_akt else "",
+        "student_images": steps * settings.batch_size,  # as planned: it may diverge
+        "teacher": round(line["teacher_accuracy"], 2),
+        "same": _text_of({**shared, **of_akt, **on}),
+        "pair": _text_of({**shared, **on}),
+        "label": settings.label,
+        "seed": settings.seed,
+        "status": line["status"],
+        "ended": line["status"] == "done",
+        "settings": values,
+        "teacher_accuracy": line["teacher_accuracy"],
+        "images": line["evaluation_images"],
+        "lam": line.get("lam"),
+        "seconds": line.get("seconds"),
+        "commit": line.get("commit"),
+        **{metric: line["accuracy"].get(metric, math.nan) for metric in METRICS},
+    }
+
+
+def _text_of(values: Mapping[str, Any]) -> str:
+    """The same for the same values; what is not set is as good as not there."""
+    return json.dumps({k: v for k, v in values.items() if v is not None}, sort_keys=True)
+
+
+def table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: what it was, how accurate its student is in percent; and `label` and `same`.
+
+    `accuracy` is the last epoch's; where a run diverged, that of the last evaluation before.
+    """
+    return pd.DataFrame([_shown(row(line_of(run))) for run in runs])
+
+
+def _shown(r: Mapping[str, Any]) -> dict[str, Any]:
+    s = r["settings"]
+    return {
+        **{name: r[name] for name in ("method", "variant")},
+        **{"bits": s["weight_bits"], "act_bits": s["act_bits"], "seed": s["seed"]},
+        **{"accuracy": r["last"], "teacher": r["teacher_accuracy"]},
+        "difference": r["last"] - r["teacher_accuracy"],
+        **{name: r[name] for name in ("label_free", "best")},
+        **{"lambda": r["lam"], "images": r["images"], "bench": r["bench"]},
+        **{name: s[name] for name in ("epochs", "steps", "batch_size")},
+        **{name: r[name] for name in ("seconds", "status", "label", "same")},
+    }
