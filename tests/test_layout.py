@@ -1,56 +1,93 @@
-"""The promises of the folder layout: who may import whom, and that nothing is left over."""
+"""The promises of the house: what lies where, who may import whom, a test file for each module."""
 
 import ast
+import graphlib
 import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "akt_lab"
-# From the bottom up; a module may import what stands before it, and nothing else of ours.
-ORDER = """
-    errors downloads memory tracing quantizer attention losses generator capture maps smooth
-    curvature errorcost compiled runs digits images known benches methods pool checkpoint step
-    training gradients studies results grid live worker sweep intervals tables plots
-    analysis_plots gradient_plots field_plots verdicts diagrams dotplot curves demo ablations
-    gallery doctor options one many course cli
+# The method from the ground up; a module imports those before it.
+METHOD = """
+    errors files speed graph attention generator quantizer losses image_pool methods settings step
 """.split()
-ALONE = set(
-    """
-    tracing attention generator capture compiled runs digits intervals memory live downloads images
-    course
-""".split()
+# Each folder imports those before it; explorers and commands do not know each other.
+ROOMS = ["benches", "runs", "analysis", "figures", "explorers", "commands"]
+COURSE = {"method", "analysis"}  # what akt_course knows
+MODULES = sorted(
+    path.relative_to(ROOT).with_suffix("")
+    for package in ("akt_lab", "akt_course")
+    for path in (ROOT / package).rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
 )
 
 
 def imports(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    """Our modules and packages that one imports when it runs, from wherever in the file."""
+    tree = ast.parse((ROOT / module).with_suffix(".py").read_text())
+    for_types = {  # what only a type checker follows may point anywhere
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "akt_lab":
-            yield from (alias.name for alias in node.names if alias.name != "__version__")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("akt_lab."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom) and node not in for_types:
+            base = Path(*(node.module or "").split("."))
+            if base.parts and base.parts[0] in ("akt_lab", "akt_course"):
+                inner = (base / alias.name for alias in node.names)
+                yield from (m if m in MODULES else base for m in inner)
 
 
-def test_every_module_has_its_place():
-    assert {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+def room(module):
+    """The folder that a module lies in; `method` at the top, `course` in akt_course."""
+    if module.parts[0] == "akt_course":
+        return "course"
+    return module.parts[1] if len(module.parts) > 2 or module.parts[-1] in ROOMS else "method"
 
 
-@pytest.mark.parametrize("module", ORDER)
+def test_a_dozen_modules_and_few_folders_at_eye_level():
+    top = {p.name for p in (ROOT / "akt_lab").iterdir() if p.suffix == ".py" or p.is_dir()}
+    top -= {"__init__.py", "__pycache__"}
+    assert {name for name in top if name.endswith(".py")} == {f"{name}.py" for name in METHOD}
+    assert {name for name in top if not name.endswith(".py")} == set(ROOMS)
+    lines = sum(len((ROOT / f"akt_lab/{name}.py").read_text().splitlines()) for name in METHOD)
+    assert lines < 2500  # a method that can be read in an afternoon
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
 def test_imports_point_down(module):
-    allowed = {"errors"} if module in ALONE else set(ORDER[: ORDER.index(module)])
-    assert set(imports(module)) <= allowed
+    here, known = room(module), set(imports(module)) - {module, Path("akt_lab")}
+    rooms = {room(other) for other in known} - {here}
+    if here == "method":
+        before = METHOD[: METHOD.index(module.name)]
+        assert {other.name for other in known} <= set(before)
+    elif here == "course":
+        assert rooms <= COURSE
+    else:
+        last = {"explorers", "commands"} if here in ("explorers", "commands") else set()
+        assert rooms <= {"method", *ROOMS[: ROOMS.index(here)]} - last
 
 
-def test_the_package_stays_small():
-    lines = {p: len(p.read_text().splitlines()) for p in PACKAGE.rglob("*.py")}
-    checks = sum(n for p, n in lines.items() if p.parent.name == "checks")  # the course's answers
-    widgets = sum(n for p, n in lines.items() if p.parent.name == "widgets")
-    assert sum(lines.values()) - checks - widgets < 9000
-    assert checks < 2000
-    assert widgets < 2500
-    assert max(lines.values()) <= 430, lines
+def test_no_room_goes_in_circles():
+    graph = {module: set(imports(module)) & set(MODULES) for module in MODULES}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises on a circle
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_every_module_has_a_test_file_of_its_name(module):
+    folder = (
+        ("course", *module.parts[1:-1]) if module.parts[0] == "akt_course" else module.parts[1:-1]
+    )
+    assert (ROOT / "tests" / Path(*folder) / f"test_{module.name}.py").is_file()
+
+
+def test_a_name_says_what_is_in_it():
+    empty = set(
+        "one two three many few it this that we us they all misc utils helpers common".split()
+    )
+    assert not [module for module in MODULES if empty & set(module.name.split("_"))]
 
 
 def test_one_list_of_dependencies():

@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from akt_lab.attention import channel_attention, spatial_attention
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def kl(p, q):
@@ -224,3 +224,6 @@ def never_asks_for_a_graph(terms, weights):
 def leaves_gradients_behind(terms, weights):
     F.mse_loss(weights[0], torch.zeros_like(weights[0])).backward()
     return dead(terms, weights)
+
+
+test_mutants = refused(__name__)

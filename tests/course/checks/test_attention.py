@@ -1,6 +1,6 @@
 import torch.nn.functional as F
 
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def spatial(x):
@@ -152,3 +152,6 @@ def squared_differences(teacher, student):
 @mutant("divergence", says="keep the logarithms finite")
 def infinite_at_zero(teacher, student):
     return kl(*distributions(teacher, student), tiny=0)
+
+
+test_mutants = refused(__name__)

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def fold(weight, bias, norm, factor=None, shape=(-1, 1, 1, 1)):
@@ -141,3 +141,6 @@ def loses_the_top_bit(q, bits):
 def fills_with_ones(q, bits):
     stream = bits_of(q, bits).flatten()
     return to_bytes(F.pad(stream, (0, -len(stream) % 8), value=1))
+
+
+test_mutants = refused(__name__)

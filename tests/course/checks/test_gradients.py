@@ -3,7 +3,7 @@ import statistics
 
 import torch
 
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def weights_of(network, ndim=2):
@@ -145,3 +145,6 @@ def middle_of_training(norms):
 def sorts_in_place(norms):
     norms.sort()
     return max(norms) / statistics.median(norms)
+
+
+test_mutants = refused(__name__)

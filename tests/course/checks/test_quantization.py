@@ -1,7 +1,7 @@
 import torch
 
 from akt_lab.quantizer import affine_parameters, fake_quantize
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def grid(x, levels, whole_zero=True, rounding=torch.round, zero_inside=True):
@@ -79,3 +79,6 @@ def only_what_is_rounded(x, bits, candidates):
 @mutant("best_clip", says="squared")
 def absolute_errors(x, bits, candidates):
     return candidates[torch.stack(list(errors(x, bits, candidates, power=1))).argmin()]
+
+
+test_mutants = refused(__name__)

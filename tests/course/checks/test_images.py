@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.course.mutants import mutant
+from tests.course.checks import mutant, refused
 
 
 def parts(captured, correction=0, over=(0, 2, 3)):
@@ -228,3 +228,6 @@ def keeps_across_calls(network, images, found=[]):  # noqa: B006
 
     capture(network, images, norms(network), hook)
     return found
+
+
+test_mutants = refused(__name__)
