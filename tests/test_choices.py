@@ -25,8 +25,8 @@ def on_a_grid(ranges="ema", gradient="identity"):
     """Values after three batches, and the gradient that passes where some are clipped."""
     quantizer = ActivationQuantizer(3, ranges, gradient)
     batches = torch.randn(3, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    for batch in batches:
-        x = (batch * batch[0, 0, 0, 0]).requires_grad_()
+    for size, batch in enumerate(batches, 1):
+        x = (size * batch).requires_grad_()
         values = quantizer(x)
     values.sum().backward()
     return torch.stack([values.detach(), x.grad])
