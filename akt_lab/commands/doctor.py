@@ -12,7 +12,7 @@ from akt_lab import __version__
 from akt_lab.commands.options import device_of, report
 from akt_lab.errors import AktError
 
-PACKAGES = {"torch", "torchvision", "jupyterlab", "distributed"}
+PACKAGES = ("torch", "torchvision", "jupyterlab", "distributed")
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _installed() -> dict[str, Any]:
-    found = {name: _version(name) for name in PACKAGES}
-    return {"akt-lab": __version__, "python": sys.version.split()[0], **found}
+    ours = {"akt-lab": __version__, "python": sys.version.split()[0]}
+    return ours | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -15,15 +16,12 @@ def test_no_notebooks(refused, tmp_path):
 @pytest.mark.slow
 def test_lab_serves_the_notebooks(tmp_path):
     """A real JupyterLab on notebooks/, asked over HTTP."""
-    import urllib.request
-
     port = 18931
     command = [sys.executable, "-m", "akt_lab.commands", "lab", "--no-browser", "--allow-root"]
     options = [f"--port={port}", "--ServerApp.token=secret", "--ServerApp.port_retries=0"]
-    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    with subprocess.Popen(
-        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    ) as server:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    own = {"env": {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}, **quiet}
+    with subprocess.Popen([*command, *options], **own) as server:
         try:
             address = f"http://127.0.0.1:{port}/api/contents?token=secret"
             listing = None
@@ -37,10 +35,5 @@ def test_lab_serves_the_notebooks(tmp_path):
             assert listing is not None, "JupyterLab did not answer within a minute"
             assert any(entry["name"].endswith(".ipynb") for entry in listing["content"])
         finally:
-            subprocess.run(
-                [sys.executable, "-m", "jupyter", "server", "stop", str(port)],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            subprocess.run([sys.executable, "-m", "jupyter", "server", "stop", str(port)], **own)
             server.terminate()
