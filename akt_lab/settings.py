@@ -46,7 +46,8 @@ class Settings:
     records say what a run does.
 
     `dataclasses.replace` fills in anew what was not given, as another method or other epochs ask
-    for. Settings of a record were all given: of them, it changes what it names and nothing else.
+    for; a value equal to what was filled in counts as not given. Settings of a record were all
+    given: of them, it changes what it names and nothing else.
     """
 
     method: Annotated[str, "see `akt-lab methods`"] = "adadfq+akt"
