@@ -1,3 +1,4 @@
+# ruff: noqa: F401
 """AKT Lab: see zero-shot quantization happen, and test its claims.
 
     from akt_lab import quantize_model, Generator, akt_loss, Settings, METHODS, load_bench, train
@@ -9,7 +10,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names, for editors and mypy
     from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.generator import Generator
     from akt_lab.losses import akt_loss
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from akt_lab.settings import Settings
 
 __version__ = "0.1.0"
-__all__ = [
-    "METHODS",
-    "BenchSpec",
-    "Generator",
-    "Settings",
-    "akt_loss",
-    "evaluate",
-    "load_bench",
-    "quantize_model",
-    "summary",
-    "train",
-]
-
 _HOME = {
     "BenchSpec": "benches",
     "Generator": "generator",
@@ -44,6 +32,7 @@ _HOME = {
     "summary": "runs.training",
     "train": "runs.training",
 }
+__all__ = [*_HOME]
 
 # PyTorch's own, in torch.func and whatever imports it: nothing that a user could change.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from akt_lab.choices import PLACES
 from akt_lab.errors import AktError, UsageError, unknown
 
 # ---- whole networks -----------------------------------------------------------------------------
@@ -179,8 +180,6 @@ def _plain_ends(network: fx.GraphModule) -> list[fx.Node]:
     kinds = (CONVOLUTION, *BATCH_NORMS)
     nodes = [node for node in network.graph.nodes if isinstance(_layer(network, node), kinds)]
     return [node for node in nodes if not any(user in nodes for user in node.users)]
-
-PLACES = ("body", "sum", "relu")
 
 
 def map_layers(network: fx.GraphModule, place: str = "body", last: int = 0) -> list[str]:

@@ -1,131 +1,134 @@
 """Everything that decides a run, its presets, and which settings are never read.
 
-The defaults are the papers' (GDFQ's lineage); see `Settings` for those that differ by method.
+Nothing here loads PyTorch before the first `Settings` is made: `akt-lab --help` shows them, too.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import InitVar, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from akt_lab import losses
-from akt_lab.attention import VARIANTS
+from akt_lab.choices import GRADIENTS, PARTS, PLACES, PRECISIONS, PRESETS, RANGES, VARIANTS
 from akt_lab.errors import UsageError, unknown
-from akt_lab.graph import PLACES
-from akt_lab.methods import Method, get_method
-from akt_lab.quantizer import GRADIENTS, RANGES, check_bits
 
-PRECISIONS = ("fp32", "bf16")
+if TYPE_CHECKING:
+    from akt_lab.methods import Method
+
+
+def _method(name: str) -> "Method":
+    from akt_lab.methods import get_method
+
+    return get_method(name)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Those that a setting may be, in words and as a test."""
+
+    words: str
+    hold: Callable[[float], bool]
+
+
+COUNT = Numbers("at least 1", lambda number: number >= 1)
+RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
+SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
+WEIGHT = Numbers("0 or more", lambda number: 0 <= number < float("inf"))
+
+OF_METHOD = ("batch_size", "student_lr", "pool", "ranges")  # the method's own where 0 or empty
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides a run, given a bench. Invalid values are refused on creation.
 
-    Attributes:
-        method: a name in `METHODS`.
-        weight_bits, act_bits: 2 to 8.
-        first_bits, last_bits: weight bits of the first and last layer, where they differ.
-        epochs, steps: epochs, and steps in each.
-        batch_size: images a step; the method's own where 0.
-        warmup_epochs: epochs that train the generator only and observe activation ranges; where
-            0, 4 as in the papers, but a quarter of a run of fewer than 16 epochs.
-        generator_lr, student_lr: learning rates (Adam; SGD with Nesterov momentum); the student's
-            is the method's own where 0.
-        milestones: epochs at which both rates fall to a tenth.
-        temperature: of the logit loss.
-        variant: which AKT: `paper`, `code` or `published`.
-        parts: of its features: `both`, or for an ablation `spatial` or `channel` alone.
-        maps: which feature maps: the residual units' `body`, as in the paper, or for an ablation
-            after the `sum`, or after the `relu` behind it.
-        last_maps: how many of them, from the last one back; all where 0.
-        pool: images that are optimised once, and `pool_steps` of Adam for each: for methods that do
-            so; the method's own number where 0.
-        alpha: share of the features in the loss of `paper`.
-        lam: weight of refined feature distillation. None: 1000 for `code`; for `paper`, whose own
-            is not at hand, the one at which both losses' gradients at the student's weights have
-            the same norm at its first step.
-        ranges: rule for activation ranges; the method's own where empty.
-        gradient: straight-through rule.
-        precision: `fp32`, or `bf16` for autocast.
-        compile: whether the step runs as one compiled graph: rounds differently, and pays for
-            runs of some thousand steps.
-        eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
-        seed: of the generator's weights, noise and classes.
+    A field is all that a setting needs: its annotation says its type, its meaning and what it may
+    be, and makes the option of that name, with its help. The defaults are the papers' (GDFQ's
+    lineage). What is left 0 or empty for the method's own is filled in here, so that attributes and
+    records say what a run does.
+
+    `dataclasses.replace` fills in anew what was not given, as another method or other epochs ask
+    for; a value equal to what was filled in counts as not given. Settings of a record were all
+    given: of them, it changes what it names and nothing else.
     """
 
-    method: str = "adadfq+akt"
-    weight_bits: int = 3
-    act_bits: int = 3
-    first_bits: int | None = None
-    last_bits: int | None = None
-    epochs: int = 400
-    steps: int = 200
-    batch_size: int = 0
-    warmup_epochs: int = 0
-    generator_lr: float = 1e-3
-    student_lr: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: tuple[int, ...] = (100, 200, 300)
-    temperature: float = 20.0
-    variant: str = "paper"
-    parts: str = "both"
-    maps: str = "body"
-    last_maps: int = 0
-    pool: int = 0
-    pool_steps: int = 500
-    alpha: float = 0.5
-    lam: float | None = None
-    ranges: str = ""
-    gradient: str = "identity"
-    precision: str = "fp32"
-    compile: bool = False
-    eval_every: int = 1
-    seed: int = 0
+    method: Annotated[str, "see `akt-lab methods`"] = "adadfq+akt"
+    weight_bits: Annotated[int, "bits of weights, 2 to 8"] = 3
+    act_bits: Annotated[int, "bits of activations, 2 to 8"] = 3
+    first_bits: Annotated[int | None, "weight bits of the first layer, where they differ"] = None
+    last_bits: Annotated[int | None, "weight bits of the last layer, where they differ"] = None
+    epochs: Annotated[int, "epochs, the warm-up's included", COUNT] = 400
+    steps: Annotated[int, "steps an epoch", COUNT] = 200
+    batch_size: Annotated[int, "images a step", COUNT] = 0
+    warmup_epochs: Annotated[
+        int,
+        "epochs that train the generator only and observe activation ranges (default: 4, as in the "
+        "papers, but a quarter of a run of fewer than 16 epochs)",
+        COUNT,
+    ] = 0
+    generator_lr: Annotated[float, "the generator's learning rate (Adam)", RATE] = 1e-3
+    student_lr: Annotated[float, "the student's (SGD with Nesterov momentum)", RATE] = 0.0
+    momentum: Annotated[float, "of the student's SGD", RATE] = 0.9
+    weight_decay: Annotated[float, "of the student's SGD", WEIGHT] = 1e-4
+    milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1"] = (100, 200, 300)
+    temperature: Annotated[float, "of the logit loss", RATE] = 20.0
+    variant: Annotated[str, "of AKT", VARIANTS] = "paper"
+    parts: Annotated[str, "of AKT's features; one alone is an ablation", PARTS] = "both"
+    maps: Annotated[
+        str,
+        "feature maps that AKT compares: of the residual units' bodies, as in the paper, or for an "
+        "ablation after the sum or the ReLU behind it",
+        PLACES,
+    ] = "body"
+    last_maps: Annotated[int, "how many of them, from the last one back; 0 for all", WEIGHT] = 0
+    pool: Annotated[int, "images that are optimised once, by methods that do so", COUNT] = 0
+    pool_steps: Annotated[int, "steps of Adam for each of them", COUNT] = 500
+    alpha: Annotated[float, "share of the features in the loss of AKT's `paper`", SHARE] = 0.5
+    lam: Annotated[
+        float | None,
+        "weight of AKT's features (default: 1000 for `code`; for `paper`, whose own is not at "
+        "hand, the one at which both losses' gradients at the student's weights have the same norm "
+        "at its first step)",
+        WEIGHT,
+    ] = None
+    ranges: Annotated[str, "rule for activation ranges", RANGES] = ""
+    gradient: Annotated[str, "straight-through rule", GRADIENTS] = "identity"
+    precision: Annotated[str, "of networks and losses; bf16 is autocast", PRECISIONS] = "fp32"
+    compile: Annotated[
+        bool,
+        "run the step as one compiled graph: rounds differently, pays from some thousand steps on",
+    ] = False
+    eval_every: Annotated[
+        int, "epochs from one evaluation to the next; the last is always evaluated", COUNT
+    ] = 1
+    seed: Annotated[int, "of the generator's weights, noise and classes"] = 0
+    _filled: InitVar[Mapping[str, tuple[Any, Any]] | None] = None  # name -> (given, filled in)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, _filled: Mapping[str, tuple[Any, Any]] | None) -> None:
         """Fill in what depends on the method, and refuse what cannot be right."""
-        method = get_method(self.method)
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("batch_size", "ranges", "pool", "student_lr"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(method, name))
-        if self.warmup_epochs == 0:
-            object.__setattr__(self, "warmup_epochs", max(1, min(4, self.epochs // 4)))
+        now = vars(self)  # frozen for everyone else
+        now["milestones"] = tuple(self.milestones)
+        now |= {n: given for n, (given, filled) in (_filled or {}).items() if now[n] == filled}
+        given, method = dict(now), _method(self.method)
+        now |= {name: now[name] or getattr(method, name) for name in OF_METHOD}
+        now["warmup_epochs"] = self.warmup_epochs or max(1, min(4, self.epochs // 4))
         if method.student_terms is None:  # post-training: the warm-up is all there is
-            object.__setattr__(self, "epochs", min(self.epochs, self.warmup_epochs))
-        self._check()
+            now["epochs"] = min(self.epochs, self.warmup_epochs)
+        now["_filled"] = {n: (given[n], now[n]) for n in given if given[n] != now[n]}
+        self._check(method)
 
-    def _check(self) -> None:
-        for name, known in (
-            ("variant", VARIANTS),
-            ("parts", losses.PARTS),
-            ("maps", PLACES),
-            ("ranges", RANGES),
-            ("gradient", GRADIENTS),
-            ("precision", PRECISIONS),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-        for name in ("weight_bits", "act_bits", "first_bits", "last_bits"):
-            if getattr(self, name) is not None:
-                check_bits(getattr(self, name))
-        for name in ("epochs", "steps", "batch_size", "warmup_epochs", "eval_every", "pool_steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("generator_lr", "student_lr", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.lam is not None and not 0 <= self.lam < float("inf"):
-            raise UsageError(f"lam must be 0 or more, not {self.lam}")
-        if self.last_maps < 0:
-            raise UsageError(f"last_maps must be 0 (all) or more, not {self.last_maps}")
-        if get_method(self.method).map_terms and (self.maps, self.last_maps) != ("body", 0):
+    def _check(self, method: "Method") -> None:
+        from akt_lab.quantizer import check_bits
+
+        for f in fields(self):
+            if (value := getattr(self, f.name)) != f.default:
+                check(f.name, value)
+        for bits in (self.weight_bits, self.act_bits, self.first_bits, self.last_bits):
+            if bits is not None:
+                check_bits(bits)
+        if method.map_terms and (self.maps, self.last_maps) != ("body", 0):
             raise UsageError(f"{self.method} compares the maps of all bodies itself: leave maps")
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(f"alpha must lie between 0 and 1, not {self.alpha}")
         if self.precision == "bf16" and self.gradient == "clipped":
             raise UsageError("the clipped gradient needs --precision fp32")
-        if get_method(self.method).student_terms and self.warmup_epochs >= self.epochs:
+        if method.student_terms and self.warmup_epochs >= self.epochs:
             raise UsageError(
                 f"warmup_epochs ({self.warmup_epochs}) leaves nothing of {self.epochs} epochs "
                 "for the student: use at least 2 epochs, or a shorter warm-up"
@@ -140,10 +143,14 @@ class Settings:
                 raise unknown("setting", name, known)
         return cls(**values)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For a record: what a run does, whether it was given or filled in."""
+        return asdict(self)
+
     @property
     def has_akt(self) -> bool:
         """Whether AKT was asked for, in whichever variant."""
-        return get_method(self.method).akt
+        return _method(self.method).akt
 
     @property
     def uses_features(self) -> bool:
@@ -162,9 +169,17 @@ class Settings:
         return f"{self.method} {self.variant}" if other else self.method
 
 
-# ---- presets, and settings that are not read ----------------------------------------------------
+def check(name: str, value: Any) -> None:
+    """Refuse a value that a setting cannot have, whatever the others are."""
+    for allowed in get_args(Settings.__annotations__[name])[2:]:
+        if isinstance(allowed, Numbers):
+            if not allowed.hold(value):
+                raise UsageError(f"{name} must be {allowed.words}, not {value}")
+        elif value not in allowed:
+            raise unknown(name, value, allowed)
 
-PRESETS = ("paper", "code", "quick")
+
+# ---- presets, and settings that are not read ----------------------------------------------------
 
 
 def preset(name: str, method: str) -> dict[str, Any]:
@@ -178,9 +193,10 @@ def preset(name: str, method: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    chosen = get_method(method)
+    chosen = _method(method)
     if name == "quick":
-        return {"batch_size": 32, "epochs": 12, "steps": 50, "milestones": (), **_few(chosen)}
+        few = {"pool": min(256, chosen.pool), "pool_steps": 100} if chosen.pool else {}
+        return {"batch_size": 32, "epochs": 12, "steps": 50, "milestones": (), **few}
     steps = {"steps": chosen.pool // chosen.batch_size} if chosen.pool else {}
     if name == "paper":
         return steps
@@ -194,10 +210,6 @@ def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: value for name, value in given.items() if name != "preset"}
     method = named.get("method", Settings.method)
     return {**preset(given.get("preset", "paper"), method), **named}
-
-
-def _few(method: Method) -> dict[str, int]:
-    return {"pool": min(256, method.pool), "pool_steps": 100} if method.pool else {}
 
 
 def check_read(runs: Sequence[Settings], given: Iterable[str]) -> None:
@@ -222,7 +234,7 @@ def check_read(runs: Sequence[Settings], given: Iterable[str]) -> None:
 
 def _unread(settings: Settings) -> dict[str, str]:
     """Settings that have no effect beside the others, and why."""
-    method = get_method(settings.method)
+    method = _method(settings.method)
     unread: dict[str, str] = {}
     if method.pool:
         unread |= dict.fromkeys(["generator_lr"], "its images come from a pool")

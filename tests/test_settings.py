@@ -1,8 +1,15 @@
-import pytest
+import json
+import pickle
+from dataclasses import fields, replace
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from akt_lab.choices import PRESETS, RANGES
 from akt_lab.errors import UsageError
 from akt_lab.methods import METHODS, get_method
-from akt_lab.settings import PRESETS, Settings, check_read, preset
+from akt_lab.settings import Settings, check_read, preset
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -13,14 +20,47 @@ def test_the_papers_settings_are_the_defaults():
     assert Settings(method="adadfq").batch_size == 16
 
 
-def test_akt_changes_nothing_but_the_features():
-    for name in ("gdfq", "adadfq", "hast", "granq"):
-        plain, akt = METHODS[name], METHODS[f"{name}+akt"]
-        assert akt.akt
-        assert not plain.akt
-        assert akt.image_terms is plain.image_terms
-        assert akt.student_terms is plain.student_terms
-        assert akt.batch_size == plain.batch_size  # an equal budget
+SOME = {
+    "batch_size": st.sampled_from([16, 32]),
+    "student_lr": st.sampled_from([1e-4, 1e-2]),
+    "pool": st.just(64),
+    "ranges": st.sampled_from(RANGES),
+    "warmup_epochs": st.just(2),
+    "epochs": st.sampled_from([4, 8, 400]),
+    "milestones": st.sampled_from([[], (1, 2)]),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*METHODS]), min_size=2), st.fixed_dictionaries({}, optional=SOME))
+def test_another_method_fills_in_what_was_not_given(methods, given):
+    s = Settings(method=methods[0], **given)
+    for method in methods[1:]:
+        s = replace(s, method=method)
+        anew = Settings(method=method, **given)
+        assert s == anew
+        assert hash(s) == hash(anew)
+        assert s.to_dict() == anew.to_dict() == {f.name: getattr(s, f.name) for f in fields(s)}
+        assert repr(s) == repr(anew)
+
+
+def test_what_was_given_stays_and_what_was_not_follows():
+    plain = Settings(method="adadfq")
+    assert (plain.ranges, replace(plain, method="granq").ranges) == ("ema", "per_channel_dynamic")
+    minmax = Settings(method="adadfq", ranges="minmax")
+    assert replace(minmax, method="granq").ranges == "minmax"
+    assert replace(Settings(method="ptq", epochs=8), method="gdfq").epochs == 8
+    assert replace(Settings(epochs=8), epochs=16).warmup_epochs == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_record_gives_the_same_settings_back(method):
+    whole = Settings(method=method)
+    record = json.loads(json.dumps(whole.to_dict()))
+    assert Settings.from_dict(record) == whole
+    assert pickle.loads(pickle.dumps(whole)) == whole
+    other = replace(Settings.from_dict(record), method="granq", epochs=9)  # all else was given
+    assert (other.batch_size, other.ranges) == (whole.batch_size, whole.ranges)
 
 
 def test_post_training_stops_after_its_warm_up():
@@ -42,6 +82,11 @@ def test_post_training_stops_after_its_warm_up():
         ({"student_lr": float("nan")}, "student_lr must be positive"),
         ({"alpha": 1.5}, "between 0 and 1"),
         ({"precision": "fp16"}, "unknown precision"),
+        ({"pool": -1}, "pool must be at least 1"),
+        ({"momentum": 0.0}, "momentum must be positive"),
+        ({"weight_decay": -1e-4}, "weight_decay must be 0 or more"),
+        ({"last_maps": -1}, "last_maps must be 0 or more"),
+        ({"lam": float("inf")}, "lam must be 0 or more"),
     ],
 )
 def test_what_cannot_be_right_is_refused(values, words):
@@ -52,8 +97,8 @@ def test_what_cannot_be_right_is_refused(values, words):
 def test_unknown_settings_are_refused():
     with pytest.raises(UsageError, match="unknown setting 'alhpa': did you mean 'alpha'"):
         Settings.from_dict({"alhpa": 0.5})
-    with pytest.raises(UsageError, match="unknown method"):
-        get_method("nothing")
+    with pytest.raises(UsageError, match="unknown setting '_filled'"):
+        Settings.from_dict({"_filled": {}})
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,6 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def _as_published(settings: Mapping[str, Any]) -> bool:
     """Whether these are the settings of the papers, or of their codes, but for the budget."""
     named = {k: settings[k] for k in ("method", "weight_bits", "act_bits")}
     for name in ("paper", "code"):
-        theirs = asdict(Settings(**with_preset({**named, "preset": name})))
+        theirs = Settings(**with_preset({**named, "preset": name})).to_dict()
         if all(settings[k] == v for k, v in theirs.items() if k not in NO_MATTER):
             return True
     return False
@@ -155,7 +154,7 @@ def _what_differs(cells: pd.DataFrame) -> list[str]:
 def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     known = {name for each in others for name in each}
     names = [n for n in sorted(known) if any(other.get(n) != own.get(n) for other in others)]
-    usual = json.loads(json.dumps(asdict(Settings())))
+    usual = json.loads(json.dumps(Settings().to_dict()))
     return ", ".join(f"{n}={own.get(n)}" for n in names if own.get(n) != usual.get(n))
 
 

@@ -9,29 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from akt_lab import __version__
-from akt_lab.commands import (
-    demo,
-    doctor,
-    evaluate,
-    figures,
-    lab,
-    methods,
-    quantize,
-    sweep,
-    table,
-)
+from akt_lab.commands import demo, doctor, evaluate, figures, lab, methods, quantize, sweep, table
 from akt_lab.errors import AktError, UsageError
 
 COMMANDS = {
-    "demo": demo,
-    "quantize": quantize,
-    "evaluate": evaluate,
-    "sweep": sweep,
-    "table": table,
-    "figures": figures,
-    "methods": methods,
-    "doctor": doctor,
-    "lab": lab,
+    module.__name__.rpartition(".")[2]: module
+    for module in (demo, quantize, evaluate, sweep, table, figures, methods, doctor, lab)
 }
 
 

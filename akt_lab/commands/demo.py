@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from akt_lab.commands.options import DEMO_RUNS, FIGURES, positive
+from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders, positive
 from akt_lab.errors import AktError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from akt_lab.runs.folder import Run
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name, help="digits: teacher to students at 2, 3, 4 bits, in minutes"
@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     found, runs = train(options.out, options.seed, options.steps, options.workers)
     print_table(found)
     found.drop(columns=["label", "same"]).to_csv(options.figures / "demo_table.csv", index=False)
-    pictures = gallery.draw(gallery.OF_RUNS, runs, options.figures)
+    folders = figure_folders(options.out, options.figures)
+    pictures = gallery.draw(gallery.OF_RUNS, runs, options.figures, folders)
     print(f"\ntable   {options.figures / 'demo_table.csv'}")
     for picture in pictures:
         print(f"figure  {picture}")

@@ -12,8 +12,10 @@ from akt_lab import __version__
 from akt_lab.commands.options import device_of, report
 from akt_lab.errors import AktError
 
+PACKAGES = ("torch", "torchvision", "jupyterlab", "distributed")
 
-def add(commands: Any, name: str) -> None:
+
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(name, help="what this machine has, and what is missing")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -21,7 +23,9 @@ def add(commands: Any, name: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it; fail where nothing can be kept."""
-    found = examine(device_of(options))
+    from akt_lab.benches.bench import cache_folder
+
+    found = _installed() | _chosen(device_of(options)) | _cache(cache_folder())
     report(found, options)
     if not found["cache writable"]:
         cache = found["cache folder"]
@@ -29,17 +33,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def examine(device: str) -> dict[str, Any]:
-    """Everything `akt-lab doctor` shows, for runs on `device`."""
-    from akt_lab.benches.bench import cache_folder
-
-    return _installed() | _chosen(device) | _cache(cache_folder())
-
-
 def _installed() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "jupyterlab", "distributed")
-    found = {name: _version(name) for name in packages}
-    return {"akt-lab": __version__, "python": sys.version.split()[0], **found}
+    ours = {"akt-lab": __version__, "python": sys.version.split()[0]}
+    return ours | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

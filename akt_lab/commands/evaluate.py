@@ -4,15 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from akt_lab.commands.options import (
-    add_bench_options,
-    device_of,
-    given_bench,
-    report,
-)
+from akt_lab.commands.options import add_bench_options, device_of, given_bench, report
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name,

@@ -2,12 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from akt_lab.commands.options import DEMO_RUNS, FIGURES
+from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name, help="draw figures from runs; studies are made once and kept"
@@ -25,10 +24,10 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.figures import gallery
     from akt_lab.runs.folder import find_runs
 
+    gallery.check(options.names)  # before minutes of training
     if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
         demo.train(DEMO_RUNS, seed=0, steps=50, workers=None)
-    own = "" if options.runs == DEMO_RUNS else f" --runs {options.runs}"
-    own += "" if options.out == FIGURES else f" --out {options.out}"
-    for picture in gallery.draw(options.names, find_runs(options.runs), options.out, own):
+    folders = figure_folders(options.runs, options.out)
+    for picture in gallery.draw(options.names, find_runs(options.runs), options.out, folders):
         print(picture)
     return 0

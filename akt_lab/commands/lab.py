@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from akt_lab.commands.options import DEMO_RUNS
 from akt_lab.errors import AktError, UsageError
@@ -16,7 +15,7 @@ PACKAGE = Path(__file__).parents[1]
 EXPLORERS = PACKAGE / "explorers"
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name, help="open JupyterLab on notebooks/ (its options may follow)"

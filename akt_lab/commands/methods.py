@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from typing import Any
+
+from akt_lab.settings import Settings
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(name, help="list the methods: source, equations, settings")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
@@ -14,7 +15,6 @@ def add(commands: Any, name: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table of methods."""
     from akt_lab.methods import METHODS
-    from akt_lab.settings import Settings
 
     rows = []
     for name, method in METHODS.items():

@@ -3,10 +3,15 @@
 import argparse
 import json
 import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
+from akt_lab.choices import PRESETS
 from akt_lab.errors import UsageError
+from akt_lab.settings import OF_METHOD, Settings, check
 
 DEMO_RUNS, FIGURES = Path("runs/demo"), Path("figures")
 
@@ -18,62 +23,29 @@ def positive(text: str) -> int:
     return number
 
 
-def rate(text: str) -> float:
-    """A learning rate; 0, which stands for the method's own in `Settings`, is not one."""
-    if not 0 < (number := float(text)) < float("inf"):
-        raise ValueError
-    return number
-
-
-rate.__name__ = "number above 0"
-
 positive.__name__ = "whole number of at least 1"  # what argparse calls it
 
+
+def _option(setting: Field) -> dict[str, Any]:
+    """What argparse is told of a setting, from its annotation and default."""
+    kind, about, *allowed = get_args(setting.type)
+    names = [name for choices in allowed if isinstance(choices, tuple) for name in choices]
+    about += f": {', '.join(names)}" if names else ""
+    if kind is bool:
+        return {"action": "store_true", "help": about}
+    default: Any = "the method's own" if setting.name in OF_METHOD else setting.default
+    if default is not None and "(default: " not in about:
+        several = isinstance(default, tuple)
+        about += f" (default: {' '.join(map(str, default)) if several else default})"
+    how = {"type": next(iter(get_args(kind)), kind), "help": about}  # int of int | None
+    return how | ({"nargs": "*"} if get_origin(kind) is tuple else {})
+
+
+PRESET = f"{', '.join(PRESETS)}: what the options below replace (default: paper)"
 SETTING_OPTIONS: dict[str, dict[str, Any]] = {
-    "--method": {"help": "see `akt-lab methods` (default: adadfq+akt)"},
-    "--preset": {"help": "paper (default), code or quick: what the options below replace"},
+    "--preset": {"help": PRESET},
     "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
-    "--weight-bits": {"type": int, "help": "bits of weights, where they differ"},
-    "--act-bits": {"type": int, "help": "bits of activations, where they differ"},
-    "--first-bits": {"type": int, "help": "weight bits of the first layer, where they differ"},
-    "--last-bits": {"type": int, "help": "weight bits of the last layer, where they differ"},
-    "--epochs": {"type": positive, "help": "epochs (default: the papers' 400)"},
-    "--steps": {"type": positive, "help": "steps an epoch (default: the papers' 200)"},
-    "--batch-size": {"type": positive, "help": "images a step (default: the method's: 16 or 200)"},
-    "--warmup-epochs": {
-        "type": positive,
-        "help": "epochs of the generator alone (default: 4, or 1/4)",
-    },
-    "--generator-lr": {"type": rate, "help": "the generator's learning rate (default: 1e-3)"},
-    "--student-lr": {
-        "type": rate,
-        "help": "the student's learning rate (default: 1e-4; hast 1e-5)",
-    },
-    "--milestones": {"type": int, "nargs": "*", "help": "epochs at which both rates fall x0.1"},
-    "--temperature": {"type": float, "help": "of the logit loss (default: 20)"},
-    "--variant": {"help": "of AKT: paper (default), code or published"},
-    "--parts": {"help": "of AKT's features: both (default), spatial or channel, for an ablation"},
-    "--maps": {"help": "AKT compares the maps of each body (default), sum or relu"},
-    "--last-maps": {"type": int, "help": "how many of them, from the last one back (0: all)"},
-    "--pool": {"type": positive, "help": "images optimised once, for hast and zeroq"},
-    "--pool-steps": {"type": positive, "help": "steps of their optimisation (default: 500)"},
-    "--alpha": {"type": float, "help": "share of the features in AKT's `paper` (default: 0.5)"},
-    "--lam": {"type": float, "help": "weight of AKT's features (default: see the README)"},
-    "--ranges": {
-        "help": "activation ranges: ema, ema_legacy, minmax or per_channel_dynamic"
-        " (default: the method's)"
-    },
-    "--gradient": {"help": "straight-through gradient: identity or clipped"},
-    "--precision": {"help": "fp32 (default) or bf16"},
-    "--compile": {
-        "action": "store_true",
-        "help": "fuse the step into one graph: pays from some thousand steps on",
-    },
-    "--eval-every": {
-        "type": positive,
-        "help": "epochs from one evaluation to the next (default: 1)",
-    },
-    "--seed": {"type": int, "help": "random seed (default: 0)"},
+    **{f"--{f.name.replace('_', '-')}": _option(f) for f in fields(Settings)},
 }
 
 
@@ -112,13 +84,22 @@ def _numbers(text: str) -> list[float]:
 # ---- what was named -----------------------------------------------------------------------------
 
 
-def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were named on the command line."""
-    names = [name.removeprefix("--").replace("-", "_") for name in SETTING_OPTIONS]
+def given_settings(
+    options: argparse.Namespace, among: Iterable[str] = SETTING_OPTIONS
+) -> dict[str, Any]:
+    """The settings that were named on the command line, `among` these options.
+
+    Raises:
+        UsageError: for what one of them cannot be, 0 for the method's own included.
+    """
+    names = [option.removeprefix("--").replace("-", "_") for option in among]
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
     if "bits" in given:
         bits = given.pop("bits")
         given = {"weight_bits": bits, "act_bits": bits, **given}
+    for name, value in given.items():
+        if name != "preset":
+            check(name, value)
     return given
 
 
@@ -155,6 +136,12 @@ def device_of(options: argparse.Namespace) -> str:
 
 
 # ---- what is printed ----------------------------------------------------------------------------
+
+
+def figure_folders(runs: Path, out: Path) -> str:
+    """What else the command of a figure names: its folders, where they are not the usual ones."""
+    named = {"runs": (runs, DEMO_RUNS), "out": (out, FIGURES)}
+    return "".join(f" --{n} {shlex.quote(str(f))}" for n, (f, usual) in named.items() if f != usual)
 
 
 def report(result: dict[str, Any], options: argparse.Namespace) -> None:

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from akt_lab.commands.options import SETTING_OPTIONS, add_bench_options, given_bench, given_settings
+from akt_lab.settings import check_read
 
-IN_THE_GRID = ("--method", "--bits", "--seed", "--variant")  # of one run; a sweep has several
+SHARED = {  # a grid has several of the others
+    option: how
+    for option, how in SETTING_OPTIONS.items()
+    if option not in ("--method", "--bits", "--seed", "--variant")
+}
 
 RESULTS = "results.jsonl"
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name,
@@ -32,17 +37,17 @@ def add(commands: Any, name: str) -> None:
     where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, tcp://host:port")
     where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     one = parser.add_argument_group("settings that all runs share")
-    for name, how in SETTING_OPTIONS.items():
-        if name not in IN_THE_GRID:
-            one.add_argument(name, **how)
+    for option, how in SHARED.items():
+        one.add_argument(option, **how)
     add_bench_options(parser)
 
 
-def _several(group: Any, name: str, kind: type, default: list[Any], what: str) -> None:
+def _several(
+    group: argparse._ArgumentGroup, name: str, kind: type, default: list[Any], what: str
+) -> None:
     shown = " ".join(map(str, default)) or "the preset's"
-    group.add_argument(
-        name, nargs="+", type=kind, default=default, help=f"{what} (default: {shown})"
-    )
+    about = f"{what} (default: {shown})"
+    group.add_argument(name, nargs="+", type=kind, default=default, help=about)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,16 +56,11 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.runs import results
     from akt_lab.runs.jobs import Place, choose_device, has_ended, jobs_of
     from akt_lab.runs.sweep import run_grid
-    from akt_lab.settings import check_read
 
     out = options.out.absolute()
-    settings = given_settings(options)
-    others = {k: v for k, v in settings.items() if k not in ("bits", "weight_bits", "act_bits")}
-    others |= {k: getattr(options, k) for k in ("weight_bits", "act_bits") if hasattr(options, k)}
-    spec = BenchSpec(**given_bench(options))
-    jobs = jobs_of(
-        out, spec, options.methods, options.bits, options.seeds, options.variants, others
-    )
+    others, spec = given_settings(options, SHARED), BenchSpec(**given_bench(options))
+    grid = (options.methods, options.bits, options.seeds, options.variants)
+    jobs = jobs_of(out, spec, *grid, others)
     check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
         file = out / RESULTS

@@ -3,13 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from akt_lab.commands.sweep import RESULTS
 from akt_lab.errors import AktError
 
 
-def add(commands: Any, name: str) -> None:
+def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name,

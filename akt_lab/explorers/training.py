@@ -10,7 +10,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -207,7 +206,7 @@ class TrainingPanel(Telling):
     def _open(self) -> None:
         """Read what the folder holds, from the beginning."""
         self.history = Follower(Path(self.folder.value) / HISTORY)
-        self.record: dict[str, Any] = {"settings": asdict(self._settings())}
+        self.record: dict[str, Any] = {"settings": self._settings().to_dict()}
         self._stale, self._drawn = self.history.read(), 0.0
         self._read_record()
 

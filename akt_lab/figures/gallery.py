@@ -62,14 +62,19 @@ def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str =
     Raises:
         UsageError: for a name that is no figure's.
     """
-    for name in names:
-        if name not in FIGURES:
-            raise unknown("figure", name, FIGURES)
+    check(names)
     chosen = list(names) or OF_DEMO
     for name in chosen:
         save(FIGURES[name](runs), folder, name, f"akt-lab figures {name}{options}")
     write_page(folder)
     return [folder / f"{name}.png" for name in chosen]
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse a name that is no figure's with a UsageError."""
+    for name in names:
+        if name not in FIGURES:
+            raise unknown("figure", name, FIGURES)
 
 
 def write_page(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def save(training: Any, run: Run) -> None:
     if training.holdout is not None:
         tensors["holdout"] = training.holdout
     state = {
-        "settings": asdict(training.settings),
+        "settings": training.settings.to_dict(),
         "epoch": training.epoch,
         "lam": training.lam,
         "seconds": training.seconds,
@@ -90,7 +89,7 @@ def resume(training: Any, run: Run) -> None:
 
 
 def _check_same(training: Any, state: dict[str, Any], path: Path) -> None:
-    ours = json.loads(json.dumps(asdict(training.settings)))  # tuples are lists, as in a file
+    ours = json.loads(json.dumps(training.settings.to_dict()))  # tuples are lists, as in a file
     for name, then in state.get("settings", {}).items():
         if ours[name] != then:
             raise AktError(

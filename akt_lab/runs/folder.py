@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from akt_lab import __version__
 from akt_lab.errors import AktError
 from akt_lab.files import LOCK, cannot_write, write_whole
 
@@ -183,7 +184,7 @@ class NewRows(list[dict[str, float]]):
 def provenance() -> dict[str, Any]:
     """Where and with what a run was made: versions, machine, threads, the code's commit."""
     return {
-        "akt_lab": version("akt-lab"),
+        "akt_lab": __version__,
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
         "python": platform.python_version(),

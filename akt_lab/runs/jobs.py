@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,9 @@ def has_ended(job: Job, lines: Mapping[str, Line]) -> bool:
         found, bench = Run.open(job.folder).record, job.spec.to_dict()
     if "settings" not in found:
         return False
-    _check_same(job, asdict(Settings.from_dict(found["settings"])), asdict(job.settings))
+    _check_same(job, Settings.from_dict(found["settings"]).to_dict(), job.settings.to_dict())
     _check_same(
-        job, asdict(BenchSpec.from_dict(found["bench"])), asdict(BenchSpec.from_dict(bench))
+        job, BenchSpec.from_dict(found["bench"]).to_dict(), BenchSpec.from_dict(bench).to_dict()
     )
     return found.get("status") in ENDED
 
@@ -232,7 +232,7 @@ def do(
         AktError: what `training.train` raises.
     """
     run.update_record(
-        settings=asdict(job.settings),
+        settings=job.settings.to_dict(),
         bench=job.spec.to_dict(),
         teacher_accuracy=teacher_accuracy,
         images=len(bench.images),

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def row(line: Line) -> dict[str, Any]:
         NaN where there is none; and what a table shows beside them.
     """
     settings = Settings.from_dict(line["settings"])  # older lines lack newer ones
-    values = asdict(settings)
+    values = settings.to_dict()
     shared = {k: v for k, v in values.items() if k not in {"method", "seed", *OF_AKT}}
     of_akt = {k: values[k] for k in OF_AKT if settings.has_akt and k != "variant"}
     on = {**line["bench"], "evaluation_images": line["evaluation_images"]}

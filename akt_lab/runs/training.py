@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ def train(
     if run:
         resume(training, run)
         run.update_record(
-            settings=asdict(settings),
+            settings=settings.to_dict(),
             versions=provenance(),
             device=str(bench.device),
             status="running",
@@ -79,7 +78,7 @@ def train(
                 _record_failure(training, run, error)
             raise
     if run:
-        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": asdict(settings)})
+        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": settings.to_dict()})
         run.update_record(status="done", **_outcome(training))
     return training
 

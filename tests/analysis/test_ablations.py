@@ -1,7 +1,7 @@
 """One thing changed at a time: what changes, what is compared with what, and what is drawn."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def test_one_thing_is_changed_and_it_is_read(tmp_path):
     jobs = ablations.jobs(tmp_path, 3, [0, 1])
     assert len({job.folder for job in jobs}) == 2 * len(ablations.CHANGES)
     for job, change in zip(jobs, 2 * list(ablations.CHANGES.values()), strict=True):
-        base = asdict(demo_settings(change["method"], 3, job.settings.seed))
-        differs = {k: v for k, v in asdict(job.settings).items() if base[k] != v}
+        base = demo_settings(change["method"], 3, job.settings.seed).to_dict()
+        differs = {k: v for k, v in job.settings.to_dict().items() if base[k] != v}
         assert differs == {k: v for k, v in change.items() if k != "method"}
         assert len(differs) <= 1
         check_read([job.settings], change)

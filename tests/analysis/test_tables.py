@@ -2,7 +2,6 @@ import io
 import itertools
 import json
 import math
-from dataclasses import asdict
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,7 +53,7 @@ def paper_lines(method="adadfq", values=(84.7, 84.9, 85.1), **changes):
     """Runs at the paper's budget on its bench; `best` is what its number is compared with."""
     bench = {**BENCH, "bench": "cifar10"}
     bits = {"weight_bits": 3, "act_bits": 3, "batch_size": 16, "epochs": 400, "steps": 200}
-    settings = asdict(Settings(method=method, **bits))
+    settings = Settings(method=method, **bits).to_dict()
     own = {k: v for k, v in settings.items() if k not in ("method", "seed")}
     given = {"bench": bench, "images": 10_000, "teacher": 93.9, **own, **changes}
     return [line(method, seed, value - 0.25, **given) for seed, value in enumerate(values)]

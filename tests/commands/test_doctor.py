@@ -1,0 +1,30 @@
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import torch
+
+from akt_lab.commands import doctor
+
+
+def test_what_is_chosen_here(run):
+    code, printed, _ = run("doctor", "--json")
+    assert code == 0
+    found = json.loads(printed)
+    assert found["cores"] >= 1
+    assert found["precision"].startswith("fp32")
+    assert found["compile"].startswith("no")
+    assert found["threads"].startswith(str(torch.get_num_threads()))
+    assert set(doctor.PACKAGES) <= found.keys()
+
+
+def test_it_asks_for_what_is_used_only():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["lab"]
+    assert set(doctor.PACKAGES) <= {re.match(r"[\w-]+", each)[0] for each in asked}
+
+
+def test_a_cache_that_cannot_be_written(refused, monkeypatch):
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    refused(1, "set AKT_LAB_CACHE to a folder that can", "doctor")
