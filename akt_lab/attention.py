@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from akt_lab.choices import VARIANTS
 from akt_lab.errors import AktError, unknown
 
+VARIANTS = ("paper", "code", "published")
 CODE_TEMPERATURE = 8.0
 
 TINY = 1e-12  # keeps the logarithm of an all-zero map finite

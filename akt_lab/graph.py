@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from akt_lab.choices import PLACES
 from akt_lab.errors import AktError, UsageError, unknown
 
 # ---- whole networks -----------------------------------------------------------------------------
@@ -42,6 +41,7 @@ def is_activation(student: fx.GraphModule, node: fx.Node) -> bool:
         node.op == "call_method" and node.target in ACTIVATION_METHODS
     )
 
+PLACES = ("body", "sum", "relu")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 CONVOLUTION = nn.modules.conv._ConvNd

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from akt_lab.attention import attention_divergences
-from akt_lab.choices import PARTS
 from akt_lab.errors import AktError, unknown
 
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -22,6 +21,7 @@ Terms = dict[str, Tensor]
 
 EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
 
+PARTS = ("both", "spatial", "channel")
 LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
 
 

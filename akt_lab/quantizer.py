@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from akt_lab.choices import GRADIENTS, RANGES
 from akt_lab.errors import AktError, UsageError, unknown
 from akt_lab.graph import is_activation, trace
 
+GRADIENTS = ("identity", "clipped")
+RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
 
 EMA_DECAY = 0.9

@@ -3,11 +3,11 @@
 Nothing here loads PyTorch before the first `Settings` is made: `akt-lab --help` shows them, too.
 """
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from akt_lab.choices import GRADIENTS, PARTS, PLACES, PRECISIONS, PRESETS, RANGES, VARIANTS
 from akt_lab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -28,6 +28,21 @@ class Numbers:
     hold: Callable[[float], bool]
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """Names among which a setting chooses, listed as `module.NAMES` where they mean something."""
+
+    place: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names; PyTorch is loaded for them, which `--help` does without."""
+        module, name = self.place.split(".")
+        return getattr(importlib.import_module(f"akt_lab.{module}"), name)
+
+
+PRECISIONS = ("fp32", "bf16")
+PRESETS = ("paper", "code", "quick")
 COUNT = Numbers("at least 1", lambda number: number >= 1)
 RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
 SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
@@ -66,17 +81,23 @@ class Settings:
     ] = 0
     generator_lr: Annotated[float, "the generator's learning rate (Adam)", RATE] = 1e-3
     student_lr: Annotated[float, "the student's (SGD with Nesterov momentum)", RATE] = 0.0
-    momentum: Annotated[float, "of the student's SGD", RATE] = 0.9
+    momentum: Annotated[float, "of the student's SGD", WEIGHT] = 0.9
     weight_decay: Annotated[float, "of the student's SGD", WEIGHT] = 1e-4
     milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1"] = (100, 200, 300)
     temperature: Annotated[float, "of the logit loss", RATE] = 20.0
-    variant: Annotated[str, "of AKT", VARIANTS] = "paper"
-    parts: Annotated[str, "of AKT's features; one alone is an ablation", PARTS] = "both"
+    variant: Annotated[str, "of AKT: paper, code or published", OneOf("attention.VARIANTS")] = (
+        "paper"
+    )
+    parts: Annotated[
+        str,
+        "of AKT's features: both, or spatial or channel alone for an ablation",
+        OneOf("losses.PARTS"),
+    ] = "both"
     maps: Annotated[
         str,
-        "feature maps that AKT compares: of the residual units' bodies, as in the paper, or for an "
-        "ablation after the sum or the ReLU behind it",
-        PLACES,
+        "feature maps that AKT compares: of each residual unit's body, as in the paper, or for an "
+        "ablation after its sum or the relu behind it",
+        OneOf("graph.PLACES"),
     ] = "body"
     last_maps: Annotated[int, "how many of them, from the last one back; 0 for all", WEIGHT] = 0
     pool: Annotated[int, "images that are optimised once, by methods that do so", COUNT] = 0
@@ -89,9 +110,17 @@ class Settings:
         "at its first step)",
         WEIGHT,
     ] = None
-    ranges: Annotated[str, "rule for activation ranges", RANGES] = ""
-    gradient: Annotated[str, "straight-through rule", GRADIENTS] = "identity"
-    precision: Annotated[str, "of networks and losses; bf16 is autocast", PRECISIONS] = "fp32"
+    ranges: Annotated[
+        str,
+        "rule for activation ranges: ema, ema_legacy, minmax or per_channel_dynamic",
+        OneOf("quantizer.RANGES"),
+    ] = ""
+    gradient: Annotated[
+        str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
+    ] = "identity"
+    precision: Annotated[
+        str, "of networks and losses: fp32, or bf16 for autocast", OneOf("settings.PRECISIONS")
+    ] = "fp32"
     compile: Annotated[
         bool,
         "run the step as one compiled graph: rounds differently, pays from some thousand steps on",
@@ -175,8 +204,8 @@ def check(name: str, value: Any) -> None:
         if isinstance(allowed, Numbers):
             if not allowed.hold(value):
                 raise UsageError(f"{name} must be {allowed.words}, not {value}")
-        elif value not in allowed:
-            raise unknown(name, value, allowed)
+        elif value not in allowed.names:
+            raise unknown(name, value, allowed.names)
 
 
 # ---- presets, and settings that are not read ----------------------------------------------------

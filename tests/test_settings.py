@@ -1,15 +1,20 @@
 import json
 import pickle
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from akt_lab.choices import PRESETS, RANGES
+from akt_lab.attention import VARIANTS, attention_divergences
 from akt_lab.errors import UsageError
+from akt_lab.graph import PLACES, map_layers, trace
+from akt_lab.losses import PARTS, akt_terms
 from akt_lab.methods import METHODS, get_method
-from akt_lab.settings import Settings, check_read, preset
+from akt_lab.quantizer import GRADIENTS, RANGES, ActivationQuantizer
+from akt_lab.settings import PRESETS, OneOf, Settings, check_read, preset
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -142,3 +147,58 @@ def test_settings_that_are_not_read_are_refused(values, given, words):
     check_read([Settings(**values)], ["weight_bits", "seed"])
     others = [Settings(method=name) for name in ("hast+akt", "adadfq+akt")]
     check_read([Settings(**values), *others], [given])  # one run of a grid that reads it will do
+
+
+# ---- names among which a setting chooses --------------------------------------------------------
+
+
+def test_help_tells_every_name():
+    places = []
+    for setting in fields(Settings):
+        _, about, *allowed = get_args(setting.type)
+        for choice in (a for a in allowed if isinstance(a, OneOf)):
+            assert all(name in about for name in choice.names)
+            places.append(choice.place)
+    assert len(places) == 6
+
+
+def divergences(variant):
+    student, teacher = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return torch.stack(attention_divergences([student], [teacher], variant))
+
+
+def features(parts):
+    maps = [torch.rand(2, 3, 4, 4)]
+    return akt_terms({}, maps, maps, parts=parts).keys()
+
+
+def on_a_grid(ranges="ema", gradient="identity"):
+    """Values after three batches, and the gradient that passes where some are clipped."""
+    quantizer = ActivationQuantizer(3, ranges, gradient)
+    batches = torch.randn(3, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for size, batch in enumerate(batches, 1):
+        x = (size * batch).requires_grad_()
+        values = quantizer(x)
+    values.sum().backward()
+    return torch.stack([values.detach(), x.grad])
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (VARIANTS, divergences),
+        (PARTS, features),
+        (RANGES, on_a_grid),
+        (GRADIENTS, lambda name: on_a_grid(gradient=name)),
+    ],
+    ids=["variants", "parts", "ranges", "gradients"],
+)
+def test_each_name_is_something_of_its_own(names, chosen):
+    assert len({str(chosen(name)) for name in names}) == len(names)
+    with pytest.raises(UsageError, match="unknown"):
+        chosen(f"{names[0]}r")
+
+
+def test_each_place_is_a_layer_of_its_own(digits):
+    found = [map_layers(trace(digits.teacher), place) for place in PLACES]
+    assert len(set(map(tuple, found))) == len(found)

@@ -9,9 +9,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from akt_lab.choices import PRESETS
 from akt_lab.errors import UsageError
-from akt_lab.settings import OF_METHOD, Settings, check
+from akt_lab.settings import OF_METHOD, PRESETS, Settings, check
 
 DEMO_RUNS, FIGURES = Path("runs/demo"), Path("figures")
 
@@ -28,9 +27,7 @@ positive.__name__ = "whole number of at least 1"  # what argparse calls it
 
 def _option(setting: Field) -> dict[str, Any]:
     """What argparse is told of a setting, from its annotation and default."""
-    kind, about, *allowed = get_args(setting.type)
-    names = [name for choices in allowed if isinstance(choices, tuple) for name in choices]
-    about += f": {', '.join(names)}" if names else ""
+    kind, about, *_ = get_args(setting.type)
     if kind is bool:
         return {"action": "store_true", "help": about}
     default: Any = "the method's own" if setting.name in OF_METHOD else setting.default
