@@ -27,6 +27,13 @@ STRIP = 100  # times as long as wide: what is longer is not resized
 TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
 
 
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes (B, channels, S, S) -> (pixels from 0 to 1 - mean) / std, channels last."""
+    mean_, std_ = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    normalised = (images.float() / 255 - mean_) / std_
+    return normalised.contiguous(memory_format=torch.channels_last)
+
+
 class FolderImages:
     """A folder's images, decoded when they are asked for; sliced and indexed like a tensor.
 
@@ -59,6 +66,12 @@ class FolderImages:
             return self[[chosen]][0]
         paths = self.paths[chosen] if isinstance(chosen, slice) else [self.paths[i] for i in chosen]
         return self.decode(paths)
+
+    def about(self) -> list[Any]:
+        """How images are fitted, then each file's name and size: cheap where decoding is not."""
+        root = len(os.path.commonpath(self.paths))
+        files = [(p[root:].replace(os.sep, "/"), os.path.getsize(p)) for p in self.paths]
+        return [self.channels, self.size, self.resize, *files]
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in order, `size` at a time, the next decoded while one is used."""

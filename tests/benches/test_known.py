@@ -17,12 +17,14 @@ from PIL import Image
 
 from akt_lab.benches import images as images_module
 from akt_lab.benches import known
-from akt_lab.benches.bench import BenchSpec, load_bench, load_weights
+from akt_lab.benches.bench import BenchSpec, load_bench
 from akt_lab.benches.downloads import Source
 from akt_lab.benches.images import read_cifar
 from akt_lab.benches.known import KNOWN
+from akt_lab.benches.teacher import load_weights
 from akt_lab.commands import main
 from akt_lab.errors import AktError
+from akt_lab.files import LOCK
 from tests.benches.serving import Behaviour, serving
 
 
@@ -126,7 +128,7 @@ def test_cifar_from_nothing(name, own_cache, monkeypatch, capsys):
         assert loaded.classes == tuple(names)
         assert all(torch.equal(loaded.teacher.state_dict()[k], v) for k, v in kept.items())
         assert not loaded.teacher.training
-    assert sorted(os.listdir(own_cache)) == ["missing", "missing-test.safetensors", "w.zip"]
+    assert {*os.listdir(own_cache)} == {LOCK, "missing", "missing-test.safetensors", "w.zip"}
 
 
 def test_offline_says_what_to_do(own_cache, monkeypatch, capsys):
@@ -140,7 +142,7 @@ def test_offline_says_what_to_do(own_cache, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     for part in (f"{nowhere}/w.pth.zip", str(own_cache / "w.pth.zip"), "or give --weights FILE"):
         assert part in line
-    assert os.listdir(own_cache) == []
+    assert os.listdir(own_cache) == [LOCK]
 
 
 def test_sources_are_those_of_the_packages():
