@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 
@@ -10,19 +9,6 @@ from filelock import FileLock
 from akt_lab import files
 from akt_lab.errors import AktError
 from akt_lab.files import LOCK, claim, fingerprint, load_tensors, save_tensors, write_whole
-
-
-def start(code, *arguments):
-    """Another process, once it has printed a line."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "here\n"
-    return process
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -51,29 +37,43 @@ def test_tensors_and_state_round_trip(tmp_path):
         load_tensors(tmp_path / "t.safetensors")
 
 
-HOLD = """
-import sys, time, pathlib
-from akt_lab.files import claim
-with claim(pathlib.Path(sys.argv[1])):
+WRITE = """
+import os, sys, time, pathlib
+from akt_lab.files import claim, write_whole
+
+def hang(_):
     print("here", flush=True)
     time.sleep(600)
+
+os.fsync = hang
+path = pathlib.Path(sys.argv[1])
+with claim(path.parent):
+    write_whole(path, b"half")
 """
 
 
-def test_a_claim_ends_with_its_process(tmp_path, monkeypatch):
-    folder, said = tmp_path / "a" / "b", []
-    holder = start(HOLD, folder)
-    with pytest.raises(AktError, match=f"another process is writing to {folder}: wait for it"):
-        claim(folder, wait=False).__enter__()
+def test_claim_and_leftover_end_with_their_process(tmp_path, monkeypatch):
+    folder, said = tmp_path / "a", []
+    folder.mkdir()
+    names = {LOCK, ".my.tmp", "my.1.tmp", ".1.tmp.txt"}  # not as `write_whole` names them
+    for name in names:
+        (folder / name).write_text("")
+    command = [sys.executable, "-c", WRITE, folder / "file"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "here\n"
+        with pytest.raises(AktError, match=f"another process is writing to {folder}: wait for it"):
+            claim(folder, wait=False).__enter__()
 
-    def say(words, file):
-        said.append(words)
-        kill(holder)
+        def say(words, file):
+            assert {*os.listdir(folder)} - names == {f".file.{writer.pid}.tmp"}  # its writer lives
+            said.append(words)
+            writer.kill()
+            writer.wait()
 
-    monkeypatch.setattr(files, "print", say, raising=False)
-    with claim(folder, progress=True), claim(tmp_path, wait=False):  # one folder, one claim
-        assert said == [f"waiting for another process that is writing to {folder}"]
-        assert os.listdir(folder) == [LOCK]
+        monkeypatch.setattr(files, "print", say, raising=False)
+        with claim(folder, progress=True), claim(tmp_path, wait=False):  # one folder, one claim
+            assert said == [f"waiting for another process that is writing to {folder}"]
+            assert {*os.listdir(folder)} == names
 
 
 def test_a_folder_that_cannot_be_claimed(tmp_path):
@@ -91,37 +91,6 @@ def test_where_nothing_can_be_locked_nobody_is_kept_out(tmp_path, monkeypatch, e
     (tmp_path / ".t.7.tmp").write_text("perhaps another process's")
     with claim(tmp_path, wait=False), claim(tmp_path, wait=False):
         assert (tmp_path / ".t.7.tmp").exists()
-
-
-WRITE = """
-import os, sys, time, pathlib
-from akt_lab.files import claim, write_whole
-
-def hang(_):
-    print("here", flush=True)
-    time.sleep(600)
-
-os.fsync = hang
-path = pathlib.Path(sys.argv[1])
-with claim(path.parent):
-    write_whole(path, b"half")
-"""
-
-
-def test_what_a_killed_process_left_is_deleted_once(tmp_path):
-    names = {LOCK, ".my.tmp", "my.1.tmp", ".1.tmp.txt"}  # not as `write_whole` names them
-    for name in names:
-        (tmp_path / name).write_text("")
-    writer = start(WRITE, tmp_path / "file")
-    (leftover,) = set(os.listdir(tmp_path)) - names
-    assert leftover == f".file.{writer.pid}.tmp"
-    with pytest.raises(AktError, match="another process"), claim(tmp_path, wait=False):
-        pass
-    assert (tmp_path / leftover).exists()  # its writer lives
-    kill(writer)
-    assert (tmp_path / leftover).exists()
-    with claim(tmp_path, wait=False):
-        assert set(os.listdir(tmp_path)) == names
 
 
 def test_a_fingerprint_tells_what_is_told_apart():

@@ -164,7 +164,9 @@ def load_bench(
     else:
         known = None if spec.teacher else KNOWN[spec.name]
         teacher = known.build() if known else call_factory(spec.name)
-        _fill(teacher, spec, known, progress)
+        source = known.weights if known and not spec.weights else None
+        path = fetch(source, _cache() / source.file, progress) if source else spec.weights
+        load_weights(teacher, Path(str(path)), source)
         mean = spec.mean or (known.mean if known else ())
         std = spec.std or (known.std if known else ())
         images, labels, names = _images(spec, known, len(mean), progress)
@@ -192,15 +194,6 @@ def _cache() -> Path:
             f"{folder} cannot be made: set AKT_LAB_CACHE to a folder that can"
         ) from error
     return folder
-
-
-def _fill(teacher: nn.Module, spec: BenchSpec, known: Known | None, progress: bool) -> None:
-    """Give the teacher the weights that were named, or its own."""
-    if spec.weights:
-        load_weights(teacher, Path(spec.weights))
-    elif known:
-        path = fetch(known.weights, _cache() / known.weights.file, progress)
-        load_weights(teacher, path, known.weights)
 
 
 def _images(
