@@ -65,7 +65,8 @@ def claim(folder: Path, wait: bool = True, progress: bool = False) -> Iterator[N
         open(folder / LOCK, "a").close()
     except OSError as error:
         raise cannot_write(folder, error) from error
-    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft one outlives its process
+    # A soft lock would outlive its process; the file stays, since others may wait at it.
+    lock = FileLock(folder / LOCK, fallback_to_soft=False, preserve_lock_file=True)
     try:
         try:
             lock.acquire(blocking=False)

@@ -141,9 +141,7 @@ class BenchSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BenchSpec":
         """From a record."""
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
 
