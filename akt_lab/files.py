@@ -1,13 +1,17 @@
 """Files that are whole or not there: writes, locks, tensors on disk; no pickle is ever loaded."""
 
 import errno
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -47,29 +51,40 @@ def cannot_write(path: Path, error: OSError) -> AktError:
 
 
 @contextmanager
-def claim(folder: Path, wait: bool = True) -> Iterator[None]:
+def claim(folder: Path, wait: bool = True, progress: bool = False) -> Iterator[None]:
     """Make `folder` if need be, and be the only process in it; ends with the process in any case.
 
-    Where the file system has no locks (or on Windows) nobody is kept out.
+    What killed processes left half written in it is deleted: whoever writes there claims it.
+    Where the file system has no locks nobody is kept out, and nothing is deleted.
 
     Raises:
         AktError: if `wait` is False and another process is in it, or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")
+        open(folder / LOCK, "a").close()
     except OSError as error:
         raise cannot_write(folder, error) from error
-    with file:
+    # A soft lock would outlive its process; the file stays, since others may wait at it.
+    lock = FileLock(folder / LOCK, fallback_to_soft=False, preserve_lock_file=True)
+    try:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise AktError(f"another process is writing to {folder}: wait for it") from error
-        except (ImportError, OSError):
-            pass
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            if not wait:
+                raise AktError(f"another process is writing to {folder}: wait for it") from error
+            if progress:
+                print(f"waiting for another process that is writing to {folder}", file=sys.stderr)
+            lock.acquire()
+        for leftover in folder.glob(".*.tmp"):
+            if leftover.stem.rpartition(".")[2].isdigit():  # as `write_whole` names them
+                leftover.unlink(missing_ok=True)
+    except (OSError, NotImplementedError):
+        pass  # no locks here
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -92,3 +107,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise AktError(f"no file {path}") from error
     except (SafetensorError, OSError) as error:
         raise AktError(f"{path} is not a whole .safetensors file ({error})") from error
+
+
+def fingerprint(tensors: Mapping[str, Tensor], about: object = "") -> str:
+    """16 hex digits (SHA-256) of the tensors' names, types, shapes and values, and of `about`.
+
+    The same whatever their memory layout and device.
+    """
+    digest = hashlib.sha256(repr(about).encode())
+    for name, t in tensors.items():
+        digest.update(repr((name, t.dtype, tuple(t.shape))).encode())
+        digest.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,12 +1,9 @@
 """A bench, what it takes to load one again, and loading it."""
 
-import importlib
-import io
 import os
-import sys
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,13 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from akt_lab.benches.digits import DIGITS_EPOCHS, DigitsNet, digits_split, train_digits_teacher
-from akt_lab.benches.downloads import Source, fetch
-from akt_lab.benches.images import FolderImages, read_cifar, read_image_folder
+from akt_lab.benches.digits import load_digits
+from akt_lab.benches.downloads import fetch
+from akt_lab.benches.images import FolderImages, normalise, read_cifar, read_image_folder
 from akt_lab.benches.known import BENCHES, KNOWN, Known
+from akt_lab.benches.teacher import call_factory, load_weights
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.files import load_tensors, save_tensors
+from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
 
@@ -74,11 +72,7 @@ class Bench:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes (B, channels, S, S) -> the teacher's input space, channels last."""
-        mean, std = (
-            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
-        )
-        normalised = (images.float() / 255 - mean) / std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return normalise(images, self.mean, self.std)
 
     def pixels(self, images: Tensor) -> Tensor:
         """The teacher's input space -> values from 0 to 1, (B, channels, S, S), to be shown."""
@@ -90,6 +84,28 @@ class Bench:
         parts = self.images.split(self.batch_size), self.labels.split(self.batch_size)
         for images, labels in zip(*parts, strict=True):
             yield self.normalise(images.to(self.device)), labels.to(self.device)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the `teacher`'s weights, and of `images`, labels, classes and normalisation.
+
+        16 hex digits each; of images too many to be held, files' names and sizes stand for them.
+        """
+        # Five digits: a mean over all images differs in its last with the number of threads.
+        scale = [f"{value:.5g}" for value in (*self.mean, *self.std)]
+        held, about = {"labels": self.labels}, [self.classes, scale]
+        if isinstance(self.images, FolderImages):
+            about += self.images.about()
+        else:
+            held["images"] = self.images
+        teacher = fingerprint(self.teacher.state_dict())
+        return {"teacher": teacher, "images": fingerprint(held, about)}
+
+    def differs_from(self, recorded: Mapping[str, str]) -> str | None:
+        """In what this bench is not that of the `recorded` fingerprints, in words; or None."""
+        words = {"teacher": "the teacher's weights", "images": "the evaluation images"}
+        changed = [k for k, v in self.fingerprints.items() if recorded.get(k, v) != v]
+        return " and ".join(words[k] for k in changed) or None
 
 
 @dataclass(frozen=True)
@@ -125,28 +141,33 @@ class BenchSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BenchSpec":
         """From a record."""
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
 
-def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> Bench:
-    """The bench that `spec` describes.
+def load_bench(
+    spec: BenchSpec | str = "digits", device: str = "cpu", progress: bool = True
+) -> Bench:
+    """The bench of this name, or that `spec` describes.
 
     Raises:
         UsageError: an unknown name, or something that is missing or does not go together.
         AktError: a teacher, weights or images that cannot be used; says why.
     """
-    if spec.teacher is None and spec.bench == "digits":
-        return _digits(spec, device, progress)
+    spec = BenchSpec(spec) if isinstance(spec, str) else spec
     _check_complete(spec)
-    known = None if spec.teacher else KNOWN[str(spec.bench)]
-    teacher = known.build() if known else call_factory(str(spec.teacher))
-    _fill(teacher, spec, known, progress)
-    mean = spec.mean or (known.mean if known else ())
-    std = spec.std or (known.std if known else ())
-    images, labels, names = _images(spec, known, len(mean), progress)
+    images: Tensor | FolderImages
+    if not spec.teacher and spec.bench == "digits":
+        teacher, images, labels, names, mean, std = load_digits(_cache(), progress)
+    else:
+        known = None if spec.teacher else KNOWN[spec.name]
+        teacher = known.build() if known else call_factory(spec.name)
+        source = known.weights if known and not spec.weights else None
+        path = fetch(source, _cache() / source.file, progress) if source else spec.weights
+        load_weights(teacher, Path(str(path)), source)
+        mean = spec.mean or (known.mean if known else ())
+        std = spec.std or (known.std if known else ())
+        images, labels, names = _images(spec, known, len(mean), progress)
     bench = Bench(spec.name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
     _check_fits(bench)
     bench.teacher.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
@@ -156,13 +177,21 @@ def load_bench(spec: BenchSpec, device: str = "cpu", progress: bool = True) -> B
 # ---- a bench's parts -----------------------------------------------------------------------------
 
 
-def _fill(teacher: nn.Module, spec: BenchSpec, known: Known | None, progress: bool) -> None:
-    """Give the teacher the weights that were named, or its own."""
-    if spec.weights:
-        load_weights(teacher, Path(spec.weights))
-    elif known:
-        path = fetch(known.weights, _cache() / known.weights.file, progress)
-        load_weights(teacher, path, known.weights)
+def cache_folder() -> Path:
+    """Where teachers and downloads are kept: $AKT_LAB_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("AKT_LAB_CACHE") or user_cache_path("akt-lab"))
+
+
+def _cache() -> Path:
+    """The cache folder, made if it is not there."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AktError(
+            f"{folder} cannot be made: set AKT_LAB_CACHE to a folder that can"
+        ) from error
+    return folder
 
 
 def _images(
@@ -177,26 +206,29 @@ def _images(
     source = known.archive
     kept = _cache() / f"{source.file.removesuffix('.tar.gz')}-test.safetensors"
     if not kept.exists():
-        archive = fetch(source, _cache() / source.file, progress)
-        images, labels, names = read_cifar(archive)
-        save_tensors(kept, {"images": images, "labels": labels}, {"classes": names})
+        images, labels, names = read_cifar(fetch(source, _cache() / source.file, progress))
+        with claim(kept.parent):
+            save_tensors(kept, {"images": images, "labels": labels}, {"classes": names})
     tensors, state = load_tensors(kept)
     return tensors["images"], tensors["labels"], tuple(state["classes"])
 
 
 def _check_complete(spec: BenchSpec) -> None:
-    if spec.teacher is None and spec.bench not in KNOWN:
-        raise unknown("bench", str(spec.bench), BENCHES)
-    needed = ["weights", "data"] if spec.teacher else []
-    if spec.teacher is None and KNOWN[str(spec.bench)].archive is None:
-        needed = ["data"]  # ImageNet's images may not be passed on
-    missing = [name for name in needed if not getattr(spec, name)]
-    if missing:
-        form = {"weights": "--weights FILE", "data": "--data DIR (a folder of images a class)"}
-        name = f"--teacher {spec.teacher}" if spec.teacher else f"--bench {spec.bench}"
-        raise UsageError(
-            f"{name} needs {' and '.join(form[n] for n in missing)}; --bench digits needs nothing"
-        )
+    options = ("weights", "data", "mean", "std", "image_size")
+    given = [name for name in options if getattr(spec, name)]
+    if not spec.teacher and spec.bench == "digits":
+        if given:
+            raise UsageError(f"--bench digits has its own teacher and images: drop --{given[0]}")
+        return
+    if not spec.teacher and spec.bench not in KNOWN:
+        raise unknown("bench", spec.name, BENCHES)
+    forms = {"weights": "--weights FILE", "data": "--data DIR (a folder of images a class)"}
+    needed = ["weights", "data"]
+    if not spec.teacher:  # ImageNet's images may not be passed on
+        needed = [] if KNOWN[spec.name].archive else ["data"]
+    if missing := [forms[name] for name in needed if name not in given]:
+        name = f"--{'teacher' if spec.teacher else 'bench'} {spec.name}"
+        raise UsageError(f"{name} needs {' and '.join(missing)}; --bench digits needs nothing")
     if spec.weights and not Path(spec.weights).is_file():
         raise AktError(f"--weights: no file {spec.weights}")
     if spec.data and not Path(spec.data).is_dir():
@@ -207,76 +239,6 @@ def _check_complete(spec: BenchSpec) -> None:
         raise UsageError("--mean and --std take one number each (grey) or three each (colour)")
     if any(value <= 0 for value in spec.std or ()):
         raise UsageError("--std must be positive")
-
-
-def call_factory(name: str) -> nn.Module:
-    """The network that `module:function` returns, the current folder searched first.
-
-    Raises:
-        UsageError: if the name is not of that form.
-        AktError: if there is no such module or function, or it does not return a network.
-    """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise UsageError(
-            f"--teacher takes module:function, for example my_nets:resnet, not {name!r}"
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
-        network = function()
-    except Exception as error:
-        raise AktError(f"--teacher {name}: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise AktError(f"--teacher {name} returned a {type(network).__name__}, not a network")
-    return network
-
-
-def load_weights(network: nn.Module, path: Path, source: Source | None = None) -> None:
-    """Load a .safetensors file into a network, or a .pth file of a state dict.
-
-    Of a file that was downloaded from `source`, what the network has not is left out.
-
-    Raises:
-        AktError: if they do not fit; names the tensors.
-    """
-    expected = network.state_dict()
-    if path.suffix == ".safetensors":
-        tensors, _ = load_tensors(path)
-    else:
-        tensors = _load_pth(path, source.member if source else None)
-    if source:
-        tensors = {name: t for name, t in tensors.items() if name in expected}
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    problems = [
-        f"{name} is missing" for name in expected if name not in tensors | dict.fromkeys(optional)
-    ]
-    problems += [f"{name} is not in the network" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(t.shape)}, the network's {tuple(expected[name].shape)}"
-        for name, t in tensors.items()
-        if name in expected and t.shape != expected[name].shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{more}")
-    network.load_state_dict(tensors, strict=False)
-
-
-def _load_pth(path: Path, member: str | None) -> dict[str, Tensor]:
-    """A state dict as PyTorch saves it; nothing that its pickle could call is called."""
-    try:
-        data = path.read_bytes()
-        if member:
-            data = zipfile.ZipFile(io.BytesIO(data)).read(member)
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or a hostile file can raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise AktError(f"{path} is not a file of weights ({reason})") from error
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise AktError(f"{path} holds no state dict: save one by torch.save(net.state_dict(), …)")
-    return dict(found)
 
 
 @torch.inference_mode()
@@ -299,42 +261,3 @@ def _check_fits(bench: Bench) -> None:
         raise AktError(
             f"the teacher knows {logits.shape[1]} classes, --data holds {bench.num_classes} folders"
         )
-
-
-# ---- digits ------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where teachers and downloads are kept: $AKT_LAB_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("AKT_LAB_CACHE") or user_cache_path("akt-lab"))
-
-
-def _cache() -> Path:
-    """The cache folder, made if it is not there."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AktError(
-            f"{folder} cannot be made: set AKT_LAB_CACHE to a folder that can"
-        ) from error
-    return folder
-
-
-def _digits(spec: BenchSpec, device: str, progress: bool) -> Bench:
-    given = [n for n in ("weights", "data", "mean", "std", "image_size") if getattr(spec, n)]
-    if given:
-        raise UsageError(f"--bench digits has its own teacher and images: drop --{given[0]}")
-    (train, train_labels), (test, test_labels) = digits_split()
-    values = train.float() / 255
-    mean, std = (values.mean().item(),), (values.std().item(),)
-    teacher, names = DigitsNet(), tuple("0123456789")
-    bench = Bench("digits", teacher, test, test_labels, names, mean, std, torch.device(device))
-    path = cache_folder() / "digits-teacher-1.safetensors"
-    if path.exists():
-        load_weights(teacher, path)
-    else:
-        train_digits_teacher(teacher, bench.normalise(train), train_labels, progress)
-        save_tensors(_cache() / path.name, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
-    teacher.eval().to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    return bench

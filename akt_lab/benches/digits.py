@@ -1,8 +1,7 @@
-"""The offline bench's parts: scikit-learn's handwritten digits, and a small residual teacher."""
+"""The offline bench: scikit-learn's handwritten digits, and a teacher trained on first use."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,54 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from akt_lab.benches.images import normalise
+from akt_lab.benches.teacher import load_weights
+from akt_lab.files import claim, save_tensors
+
 DIGITS_SIZE, DIGITS_WIDTH, DIGITS_EPOCHS = 16, 8, 30
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a skip; the skip is a 1x1 convolution where shapes change."""
+def load_digits(
+    cache: Path, progress: bool = True
+) -> tuple[nn.Module, Tensor, Tensor, tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
+    """What the bench consists of: teacher, test images and labels, classes, mean, std.
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        """`stride` 2 halves height and width."""
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        same = stride == 1 and channels_in == channels
-        self.skip = (
-            nn.Identity()
-            if same
-            else nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, H, W) -> (B, channels, H/stride, W/stride)."""
-        return F.relu(self.body(x) + self.skip(x))
-
-
-class DigitsNet(nn.Module):
-    """ResNet-20's little sister: three residual units of 8, 16 and 32 channels."""
-
-    def __init__(self, width: int = DIGITS_WIDTH, channels: int = 1, num_classes: int = 10) -> None:
-        """`width` channels at full resolution, doubled twice."""
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        self.unit1 = ResidualBlock(width, width, 1)
-        self.unit2 = ResidualBlock(width, 2 * width, 2)
-        self.unit3 = ResidualBlock(2 * width, 4 * width, 2)
-        self.classifier = nn.Linear(4 * width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, S, S) -> logits (B, num_classes)."""
-        x = self.unit3(self.unit2(self.unit1(self.stem(x))))
-        return self.classifier(x.mean(dim=(2, 3)))
+    The teacher comes from the folder `cache`, or is trained into it by one process at a time.
+    """
+    (train, train_labels), (test, test_labels) = digits_split()
+    values = train.float() / 255
+    mean, std = (values.mean().item(),), (values.std().item(),)
+    teacher, path = DigitsNet(), cache / "digits-teacher-1.safetensors"
+    if not path.exists():
+        with claim(cache, progress=progress):
+            if not path.exists():  # another process may have trained it meanwhile
+                train_digits_teacher(teacher, normalise(train, mean, std), train_labels, progress)
+                save_tensors(path, teacher.state_dict(), {"epochs": DIGITS_EPOCHS})
+    load_weights(teacher, path)
+    return teacher, test, test_labels, tuple("0123456789"), mean, std
 
 
 @functools.cache
@@ -72,10 +48,9 @@ def digits_split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     digits, labels = load_digits(return_X_y=True)  # (1797, 64), 0 to 16
     small = torch.from_numpy(digits.astype(np.float32) / 16).view(-1, 1, 8, 8)
     large = F.interpolate(small, size=DIGITS_SIZE, mode="bilinear", align_corners=False)
-    parts: Sequence[Any] = train_test_split(
-        (large * 255).round().byte().numpy(), labels, test_size=0.3, random_state=0, stratify=labels
-    )
-    train, test, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
+    images = (large * 255).round().byte().numpy()
+    parts = train_test_split(images, labels, test_size=0.3, random_state=0, stratify=labels)
+    train, test, train_labels, test_labels = map(torch.from_numpy, parts)
     return (train, train_labels.long()), (test, test_labels.long())
 
 
@@ -107,3 +82,46 @@ def train_digits_teacher(
                 schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
     teacher.eval()
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a skip; the skip is a 1x1 convolution where shapes change."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        """`stride` 2 halves height and width."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            projection = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.skip = nn.Sequential(projection, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) -> (B, channels, H/stride, W/stride)."""
+        return F.relu(self.body(x) + self.skip(x))
+
+
+class DigitsNet(nn.Module):
+    """ResNet-20's little sister: three residual units of 8, 16 and 32 channels."""
+
+    def __init__(self, width: int = DIGITS_WIDTH, channels: int = 1, num_classes: int = 10) -> None:
+        """`width` channels at full resolution, doubled twice."""
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.unit1 = ResidualBlock(width, width, 1)
+        self.unit2 = ResidualBlock(width, 2 * width, 2)
+        self.unit3 = ResidualBlock(2 * width, 4 * width, 2)
+        self.classifier = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, S, S) -> logits (B, num_classes)."""
+        x = self.unit3(self.unit2(self.unit1(self.stem(x))))
+        return self.classifier(x.mean(dim=(2, 3)))

@@ -6,36 +6,28 @@ whichever source. Only a file whose checksum is right ever gets the target's nam
 
 import hashlib
 import os
-import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
 
 from akt_lab.errors import AktError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
+from akt_lab.files import claim
 
 STALL = 20.0  # seconds without a byte after which a source is given up
 
-RATE, WINDOW = (
-    200_000,
-    15.0,
-)  # bytes a second, over so many seconds: below, other sources come first
+RATE, WINDOW = 200_000, 15.0  # bytes a second, over seconds: below, other sources come first
 
 ROUNDS = 4  # how often sources that sent something, but not all of it, are asked
 
@@ -75,7 +67,7 @@ class _Failed(Exception):
 
 
 def fetch(source: Source, path: Path, progress: bool = True) -> Path:
-    """The file at `path`, downloaded if it is not there; its folder must exist.
+    """The file at `path`, downloaded if it is not there, by one process at a time.
 
     Sources are tried in turn. A slow one (under `RATE` bytes a second) is left while there are
     others, and asked again when they have failed.
@@ -85,11 +77,9 @@ def fetch(source: Source, path: Path, progress: bool = True) -> Path:
             one line that says what to do.
     """
     if not path.exists():
-        with _alone(path.parent, progress):
+        with claim(path.parent, progress=progress):
             if not path.exists():  # another process may have brought it meanwhile
-                part = path.with_name(f"{path.name}.part")
-                _download(source, path, part, progress)
-                os.replace(part, path)
+                _download(source, path, progress)
                 return path
     if not _is_right(source, path):
         raise AktError(
@@ -99,14 +89,23 @@ def fetch(source: Source, path: Path, progress: bool = True) -> Path:
     return path
 
 
-def _download(source: Source, path: Path, part: Path, progress: bool) -> None:
-    """Fill `part` with the verified file."""
+def _download(source: Source, path: Path, progress: bool) -> None:
+    """Fill the `.part` file, verify it, and give it its name; what is wrong is deleted."""
+    part = path.with_name(f"{path.name}.part")
     left, reasons = list(source.urls), {}
     for turn in range(ROUNDS):
         for url in tuple(left):
             least = RATE if turn == 0 and len(source.urls) > 1 else 0
             try:
-                return _try(url, source, part, least, progress)
+                start = part.stat().st_size if part.exists() else 0
+                if not start or start != source.size:
+                    start = _receive(url, part, start, source.size, least, progress)
+                if _is_right(source, part):
+                    os.replace(part, path)
+                    return
+                part.unlink()
+                # Where the beginning was there before, it may be what is wrong.
+                raise _Failed("what it sent has a wrong checksum", again=start > 0)
             except _Failed as error:
                 reasons[urlsplit(url).netloc] = str(error)
                 if not error.again:
@@ -121,52 +120,39 @@ def _download(source: Source, path: Path, part: Path, progress: bool) -> None:
     )
 
 
-def _try(url: str, source: Source, part: Path, least: int, progress: bool) -> None:
-    """Fill `part` from one source and verify it; what is wrong is deleted."""
-    start = part.stat().st_size if part.exists() else 0
-    if not start or start != source.size:
-        start = _receive(url, source, part, start, least, progress)
-    if not _is_right(source, part):
-        part.unlink()
-        # Where the beginning was there before, it may be what is wrong.
-        raise _Failed("what it sent has a wrong checksum", again=start > 0)
-
-
-def _receive(url: str, source: Source, part: Path, start: int, least: int, progress: bool) -> int:
+def _receive(url: str, part: Path, start: int, size: int | None, least: int, progress: bool) -> int:
     """Add to `part` what follows its first `start` bytes, and return where it really began."""
-    answer = _ask(url, start)
-    if answer is None:
-        return start  # nothing follows
+    headers = {"User-Agent": "akt-lab", **({"Range": f"bytes={start}-"} if start else {})}
+    try:
+        answer = urlopen(Request(url, headers=headers), timeout=STALL)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and start:
+            return start  # nothing follows
+        raise _Failed(f"{error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise _Failed(f"not reachable, {_short(getattr(error, 'reason', error))}") from error
     with answer:
         if answer.status != 206:
             start = 0  # it ignores the range
         length = answer.headers.get("Content-Length")
-        total = start + int(length) if length else source.size
-        if source.size not in (None, total):
-            raise _Failed(f"its file has {total:,} bytes, not {source.size:,}")
-        name = f"{part.stem} from {urlsplit(url).netloc}"
-        with tqdm(
-            desc=name, total=total, initial=start, unit="B", unit_scale=True, disable=not progress
-        ) as bar:
-            got = start + _pour(_blocks(answer, least), part, start, bar)
+        total = start + int(length) if length else size
+        if size not in (None, total):
+            raise _Failed(f"its file has {total:,} bytes, not {size:,}")
+        name, off = f"{part.stem} from {urlsplit(url).netloc}", not progress
+        bar = tqdm(None, name, total, initial=start, unit="B", unit_scale=True, disable=off)
+        try:
+            with bar, open(part, "ab" if start else "wb") as file:
+                for block in _blocks(answer, least):
+                    bar.update(file.write(block))
+                file.flush()
+                os.fsync(file.fileno())
+                got = file.tell()
+        except OSError as error:
+            raise AktError(f"cannot write {part}: {_short(error)}") from error
     if total is not None and got < total:
         raise _Failed(f"it broke off after {got:,} of {total:,} bytes", again=True)
     return start
-
-
-def _ask(url: str, start: int) -> Any:
-    """The server's answer; None where it says that nothing follows `start`."""
-    headers = {"User-Agent": "akt-lab", **({"Range": f"bytes={start}-"} if start else {})}
-    try:
-        return urlopen(Request(url, headers=headers), timeout=STALL)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and start:
-            return None
-        raise _Failed(f"{error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise _Failed(f"not reachable, {_short(reason)}") from error
 
 
 def _blocks(answer: Any, least: int) -> Iterator[bytes]:
@@ -187,22 +173,6 @@ def _blocks(answer: Any, least: int) -> Iterator[bytes]:
             began, count = time.monotonic(), 0
 
 
-def _pour(blocks: Iterator[bytes], part: Path, start: int, bar: Any) -> int:
-    """Write blocks to `part` from `start` on, through to the disk; return how many bytes."""
-    count = 0
-    try:
-        with open(part, "ab" if start else "wb") as file:
-            for block in blocks:
-                file.write(block)
-                count += len(block)
-                bar.update(len(block))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise AktError(f"cannot write {part}: {_short(error)}") from error
-    return count
-
-
 def _short(reason: object) -> str:
     if isinstance(reason, TimeoutError):
         return f"no byte in {STALL:g} seconds"
@@ -217,31 +187,10 @@ def _is_right(source: Source, path: Path) -> bool:
             file: Any = stack.enter_context(open(path, "rb"))
             if source.member:
                 file = stack.enter_context(zipfile.ZipFile(file).open(source.member))
-            digest = hashlib.file_digest(
-                file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-            )
+            new = partial(hashlib.new, algorithm, usedforsecurity=False)
+            digest = hashlib.file_digest(file, new)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError):
         return False
     except OSError as error:
         raise AktError(f"{path} cannot be read: {_short(error)}") from error
     return digest.hexdigest().startswith(digits)
-
-
-@contextmanager
-def _alone(folder: Path, progress: bool) -> Iterator[None]:
-    """One download into a folder at a time, whichever process asks for it."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # not every file system can lock
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress:
-                    print(f"waiting for another download into {folder}", file=sys.stderr)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

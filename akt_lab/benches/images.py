@@ -19,12 +19,16 @@ from tqdm.auto import tqdm
 from akt_lab.errors import AktError
 
 IN_MEMORY = 2**30  # bytes of images up to which a folder is decoded at once
-
 CHUNK = 32  # images that a thread decodes at a time
-
 STRIP = 100  # times as long as wide: what is longer is not resized
-
 TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes (B, channels, S, S) -> (pixels from 0 to 1 - mean) / std, channels last."""
+    mean_, std_ = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    normalised = (images.float() / 255 - mean_) / std_
+    return normalised.contiguous(memory_format=torch.channels_last)
 
 
 class FolderImages:
@@ -60,6 +64,12 @@ class FolderImages:
         paths = self.paths[chosen] if isinstance(chosen, slice) else [self.paths[i] for i in chosen]
         return self.decode(paths)
 
+    def about(self) -> list[Any]:
+        """How images are fitted, then each file's name and size: cheap where decoding is not."""
+        root = len(os.path.commonpath(self.paths))
+        files = [(p[root:].replace(os.sep, "/"), os.path.getsize(p)) for p in self.paths]
+        return [self.channels, self.size, self.resize, *files]
+
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in order, `size` at a time, the next decoded while one is used."""
         parts = [self.paths[i : i + size] for i in range(0, len(self), size)]
@@ -82,19 +92,14 @@ class FolderImages:
             bar.update(min(CHUNK, len(paths) - start))
 
         with bar, ThreadPoolExecutor(self.threads) as pool:
-            work = [pool.submit(decode, start) for start in range(0, len(paths), CHUNK)]
-            try:
-                for done in work:
-                    done.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            list(pool.map(decode, range(0, len(paths), CHUNK)))  # an error cancels the rest
         return torch.from_numpy(images)
 
     def _decode(self, path: str, shape: Sequence[int] | None = None) -> np.ndarray:
         try:
             with Image.open(path) as picture:
-                pixels = self._fitted(picture.convert("RGB"))
+                rgb = picture.convert("RGB")  # of a palette, too, before it turns grey
+                pixels = _fitted(rgb, self.channels, self.size, self.resize)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise AktError(f"{path} is not an image that can be read ({error})") from error
         image = np.asarray(pixels).reshape(*pixels.size[::-1], -1).transpose(2, 0, 1)
@@ -102,14 +107,15 @@ class FolderImages:
             raise AktError(f"{path} is {image.shape[1:]}: images differ; give --image-size")
         return image
 
-    def _fitted(self, picture: Any) -> Any:
-        """Grey where it is to be; the shorter side resized, and the middle cropped."""
-        from torchvision.transforms import functional as TF
 
-        picture = picture.convert("L") if self.channels == 1 else picture
-        if self.size is None:
-            return picture
-        return TF.center_crop(TF.resize(picture, [self.resize or self.size]), [self.size])
+def _fitted(picture: Any, channels: int, size: int | None, resize: int | None) -> Any:
+    """Grey or colour; unless `size` is None, the shorter side resized, and the middle cropped."""
+    from torchvision.transforms import functional as TF
+
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if size is None:
+        return picture
+    return TF.center_crop(TF.resize(picture, [resize or size]), [size])
 
 
 def read_image_folder(
@@ -156,17 +162,16 @@ def decode_image(data: bytes, channels: int, size: int) -> Tensor:
     Raises:
         AktError: if it is not an image that can be read, or a strip that would be huge.
     """
-    from torchvision.transforms import functional as TF
+    from torchvision.transforms.functional import pil_to_tensor
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if max(picture.size) > STRIP * min(picture.size):
                 raise ValueError("a strip")
-            plain = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
-            fitted = TF.center_crop(TF.resize(plain, [size]), [size])
+            fitted = _fitted(ImageOps.exif_transpose(picture), channels, size, None)
     except Exception as error:  # whatever a broken or a hostile file can raise
         raise AktError("this file is not an image that can be read: try a PNG or a JPEG") from error
-    return TF.pil_to_tensor(fitted)
+    return pil_to_tensor(fitted)
 
 
 # ---- CIFAR's archive ----------------------------------------------------------------------------

@@ -171,8 +171,6 @@ def run_on_worker(job: Job, place: Place, topic: str) -> Line:
 def run_job(job: Job, place: Place, tell: Tell) -> Line:
     """Do a job in its folder, from its checkpoint if it has one; a diverged run is a result too."""
     with claim(job.folder), _threads(place.threads):
-        for leftover in job.folder.glob(".*.tmp"):  # of a killed process
-            leftover.unlink(missing_ok=True)
         run = Run(job.folder)
         if not has_ended(job, {}):
             make_bar = functools.partial(_report, tell, job)

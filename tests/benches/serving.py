@@ -11,6 +11,7 @@ class Behaviour:
 
     Attributes:
         cut: bytes after which a body breaks off; None for never.
+        each: bytes after which each answer does.
         pause: seconds between one kilobyte and the next; None for all at once.
         hang: bytes after which nothing more comes, for `pause` seconds.
         ranges: whether Range is honoured.
@@ -19,8 +20,8 @@ class Behaviour:
         sent: bytes of body sent to each.
     """
 
-    def __init__(self, body, cut=None, pause=None, hang=None, ranges=True, status=None):
-        self.body, self.cut, self.pause, self.hang = body, cut, pause, hang
+    def __init__(self, body, cut=None, each=None, pause=None, hang=None, ranges=True, status=None):
+        self.body, self.cut, self.each, self.pause, self.hang = body, cut, each, pause, hang
         self.ranges, self.status = ranges, status
         self.asked, self.sent = [], []
 
@@ -42,7 +43,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(how.body) - 1}/{len(how.body)}")
         self.send_header("Content-Length", str(len(how.body) - start))
         self.end_headers()
-        self._send(how, how.body[start : how.cut])
+        self._send(how, how.body[start : how.cut][: how.each])
 
     def _send(self, how, body):
         step = 1024 if how.pause else 1 << 20

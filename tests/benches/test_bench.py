@@ -1,16 +1,17 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
-from akt_lab.benches import bench as benches
-from akt_lab.benches.bench import BenchSpec, load_bench, load_weights
-from akt_lab.benches.digits import DigitsNet, digits_split
-from akt_lab.benches.images import read_image_folder
+from akt_lab.benches import images as images_module
+from akt_lab.benches.bench import BenchSpec, load_bench
+from akt_lab.benches.digits import DigitsNet
+from akt_lab.benches.images import FolderImages
 from akt_lab.errors import AktError, UsageError
-from akt_lab.runs.training import evaluate
 
 
 def write_images(folder, classes=("cat", "dog"), size=(8, 8), mode="RGB", count=3):
@@ -25,36 +26,13 @@ def write_images(folder, classes=("cat", "dog"), size=(8, 8), mode="RGB", count=
     return folder
 
 
-def test_digits(digits):
-    assert digits.images.shape == (540, 1, 16, 16)
-    assert digits.images.dtype == torch.uint8
-    assert digits.num_classes == 10
-    counts = digits.labels.bincount()
-    assert counts.min() >= 50  # stratified
-    assert evaluate(digits.teacher, digits) >= 98
-    assert not digits.teacher.training
-    (train, _), (test, _) = digits_split()
-    assert len(train) + len(test) == 1797
-    batch = torch.cat([images for images, _ in digits.batches()])
-    assert len(batch) == 540
-    assert batch.mean().abs() < 0.1
-    assert (digits.pixels(batch[:3]) * 255 - digits.images[:3]).abs().max() < 1e-3
-
-
-def test_the_teacher_is_kept(digits, cache, monkeypatch):
-    monkeypatch.setattr(benches, "train_digits_teacher", None)  # calling it would fail
-    again = load_bench(BenchSpec(), progress=False)
-    for a, b in zip(digits.teacher.parameters(), again.teacher.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
 def own(tmp_path, **changes):
     data = write_images(tmp_path / "data")
     torch.manual_seed(0)
     save_file(tiny_teacher().state_dict(), tmp_path / "w.safetensors")
     values = {
         "bench": None,
-        "teacher": "tests.test_benches:tiny_teacher",
+        "teacher": "tests.benches.test_bench:tiny_teacher",
         "weights": str(tmp_path / "w.safetensors"),
         "data": str(data),
         "mean": (0.5, 0.5, 0.5),
@@ -90,9 +68,13 @@ def test_one_s_own(tmp_path):
     [
         ({"teacher": "tiny_teacher"}, UsageError, "module:function"),
         ({"teacher": "no_such_module:f"}, AktError, "No module named 'no_such_module'"),
-        ({"teacher": "tests.test_benches:absent"}, AktError, "absent"),
-        ({"teacher": "tests.test_benches:not_a_network"}, AktError, "returned a int"),
-        ({"teacher": "tests.test_benches:tiny_logits_of_three"}, AktError, "classifier.weight is"),
+        ({"teacher": "tests.benches.test_bench:absent"}, AktError, "absent"),
+        ({"teacher": "tests.benches.test_bench:not_a_network"}, AktError, "returned a int"),
+        (
+            {"teacher": "tests.benches.test_bench:tiny_logits_of_three"},
+            AktError,
+            "classifier.weight is",
+        ),
         ({"mean": None}, UsageError, "--mean and --std"),
         ({"mean": (0.5,)}, UsageError, "one number each"),
         ({"std": (0.0, 1.0, 1.0)}, UsageError, "positive"),
@@ -108,6 +90,14 @@ def test_mistakes(tmp_path, changes, error, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_bench_by_its_name(digits):
+    for bench in (load_bench(), load_bench("digits"), load_bench(BenchSpec(bench="digits"))):
+        assert bench.name == "digits"
+        assert digits.differs_from(bench.fingerprints) is None
+    with pytest.raises(UsageError, match="did you mean 'digits'"):
+        load_bench("digit")
+
+
 def test_unknown_bench():
     with pytest.raises(UsageError, match="did you mean 'cifar10'"):
         load_bench(BenchSpec(bench="cifar11"))
@@ -117,34 +107,44 @@ def test_unknown_bench():
         load_bench(BenchSpec(data="x"))
 
 
-def test_weights_that_do_not_fit(tmp_path):
-    net, path = nn.Linear(2, 3), tmp_path / "w.safetensors"
-    save_file({"weight": torch.zeros(3, 5), "extra": torch.zeros(1)}, path)
-    with pytest.raises(AktError) as caught:
-        load_weights(net, path)
-    for part in ("bias is missing", "extra is not in the network", r"weight is (3, 5)", "(3, 2)"):
-        assert part in str(caught.value)
-    path.write_bytes(b"not tensors at all")
-    with pytest.raises(AktError, match="not a whole"):
-        load_weights(net, path)
+def test_fingerprints_name_what_changed(digits):
+    recorded = digits.fingerprints
+    assert list(recorded) == ["teacher", "images"]
+    assert digits.fingerprints is recorded  # made once
+    flat = deepcopy(digits.teacher).to(memory_format=torch.contiguous_format)
+    assert replace(digits, teacher=flat).fingerprints == recorded
+    assert replace(digits, mean=tuple(m * (1 + 1e-7) for m in digits.mean)).fingerprints == recorded
+    assert digits.differs_from({}) is None  # of a record that is older than they are
+
+    weights = deepcopy(digits.teacher)
+    with torch.no_grad():
+        weights.classifier.bias[3] += 1e-6
+    assert replace(digits, teacher=weights).differs_from(recorded) == "the teacher's weights"
+    images = digits.images.clone()
+    images[539, 0, 8, 8] += 1
+    for changes in (
+        {"images": images},
+        {"labels": digits.labels.flip(0)},
+        {"classes": digits.classes[::-1]},
+        {"std": (0.3187,)},
+    ):
+        assert replace(digits, **changes).differs_from(recorded) == "the evaluation images"
+    both = replace(digits, teacher=weights, images=images)
+    assert both.differs_from(recorded) == "the teacher's weights and the evaluation images"
 
 
-def test_image_folders(tmp_path):
-    with pytest.raises(AktError, match="one folder of images for each class"):
-        read_image_folder(tmp_path, 3, progress=False)
-    (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with pytest.raises(AktError, match="one folder of images for each class"):
-        read_image_folder(tmp_path / "empty", 3, progress=False)
-    mixed = write_images(tmp_path / "mixed")
-    write_images(tmp_path / "mixed" / "more", classes=("x",), size=(9, 9))
-    with pytest.raises(AktError, match="give --image-size"):
-        read_image_folder(mixed, 3, progress=False)
-    images, labels, names = read_image_folder(mixed, 3, image_size=4, progress=False)
-    assert images.shape == (9, 3, 4, 4)
-    assert names == ("cat", "dog", "more")
-    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    grey, _, _ = read_image_folder(mixed, 1, image_size=4, progress=False)
-    assert grey.shape == (9, 1, 4, 4)
-    (mixed / "cat" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(AktError, match=r"broken\.png is not an image"):
-        read_image_folder(mixed, 3, image_size=4, progress=False)
+def test_fingerprint_of_images_that_are_not_held(tmp_path, monkeypatch):
+    """Wherever the folder lies; a file's name or size tells."""
+    monkeypatch.setattr(images_module, "IN_MEMORY", 0)
+    first = load_bench(own(tmp_path), progress=False)
+    assert isinstance(first.images, FolderImages)
+    moved = own(tmp_path / "elsewhere")
+    assert load_bench(moved, progress=False).differs_from(first.fingerprints) is None
+    file = tmp_path / "elsewhere" / "data" / "cat" / "2.png"
+    file.rename(file.with_name("3.png"))
+    renamed = load_bench(moved, progress=False)
+    assert renamed.differs_from(first.fingerprints) == "the evaluation images"
+    file.with_name("3.png").rename(file)
+    file.write_bytes(file.read_bytes() + b"more")
+    longer = load_bench(moved, progress=False)
+    assert longer.differs_from(first.fingerprints) == "the evaluation images"

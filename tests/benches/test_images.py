@@ -75,3 +75,24 @@ def test_an_image_that_breaks_later(tmp_path):
 def test_progress(tmp_path, capsys):
     read_image_folder(write_images(tmp_path / "data"), 3)
     assert "reading images: 100%" in capsys.readouterr().err
+
+
+def test_image_folders(tmp_path):
+    with pytest.raises(AktError, match="one folder of images for each class"):
+        read_image_folder(tmp_path, 3, progress=False)
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    with pytest.raises(AktError, match="one folder of images for each class"):
+        read_image_folder(tmp_path / "empty", 3, progress=False)
+    mixed = write_images(tmp_path / "mixed")
+    write_images(tmp_path / "mixed" / "more", classes=("x",), size=(9, 9))
+    with pytest.raises(AktError, match="give --image-size"):
+        read_image_folder(mixed, 3, progress=False)
+    images, labels, names = read_image_folder(mixed, 3, image_size=4, progress=False)
+    assert images.shape == (9, 3, 4, 4)
+    assert names == ("cat", "dog", "more")
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    grey, _, _ = read_image_folder(mixed, 1, image_size=4, progress=False)
+    assert grey.shape == (9, 1, 4, 4)
+    (mixed / "cat" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(AktError, match=r"broken\.png is not an image"):
+        read_image_folder(mixed, 3, image_size=4, progress=False)

@@ -17,12 +17,14 @@ from PIL import Image
 
 from akt_lab.benches import images as images_module
 from akt_lab.benches import known
-from akt_lab.benches.bench import BenchSpec, load_bench, load_weights
+from akt_lab.benches.bench import BenchSpec, load_bench
 from akt_lab.benches.downloads import Source
 from akt_lab.benches.images import read_cifar
 from akt_lab.benches.known import KNOWN
+from akt_lab.benches.teacher import load_weights
 from akt_lab.commands import main
 from akt_lab.errors import AktError
+from akt_lab.files import LOCK
 from tests.benches.serving import Behaviour, serving
 
 
@@ -34,31 +36,21 @@ def own_cache(tmp_path, monkeypatch):
     return folder
 
 
-# ---- pickles as Python 2 wrote them, opcode by opcode -------------------------------------------
+class Python2(pickle._Pickler):
+    """Writes strings as Python 2 did, which packed CIFAR's archives."""
 
+    def save_string(self, value):
+        data = value if isinstance(value, bytes) else value.encode()
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(value)
 
-def text(value):
-    data = value if isinstance(value, bytes) else value.encode()
-    return b"T" + struct.pack("<i", len(data)) + data
-
-
-def numbers(values):
-    return b"](" + b"".join(b"K" + bytes([v]) for v in values) + b"e"
-
-
-def words(values):
-    return b"](" + b"".join(map(text, values)) + b"e"
-
-
-def array(values):
-    shape = b"".join(b"J" + struct.pack("<i", n) for n in values.shape) + b"\x86"
-    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2
-    return empty + b"(K\x01" + shape + dtype + b"K\x00tb\x89" + text(values.tobytes()) + b"tb"
+    dispatch = {**pickle._Pickler.dispatch, str: save_string, bytes: save_string}  # noqa: RUF012
 
 
 def pickled(**entries):
-    return b"\x80\x02}(" + b"".join(text(k) + v for k, v in entries.items()) + b"u."
+    file = io.BytesIO()
+    Python2(file, 2).dump(entries)
+    return file.getvalue()
 
 
 def archive(**files):
@@ -86,11 +78,9 @@ def stand_ins(name):
     names = [f"class{i}" for i in range(classes)]
     files = {
         "data_batch_1": b"training images are not looked at",
-        test: pickled(data=array(pixels), coarse_labels=numbers([0]), **{
-            labels_entry: numbers(labels)
-        }),
-        meta: pickled(**{names_entry: words(names)}),
-    }  # fmt: skip
+        test: pickled(data=pixels, coarse_labels=[0], **{labels_entry: labels}),
+        meta: pickled(**{names_entry: names}),
+    }
     torch.manual_seed(1)
     weights = KNOWN[name].build().state_dict()
     file, zipped = io.BytesIO(), io.BytesIO()
@@ -126,7 +116,7 @@ def test_cifar_from_nothing(name, own_cache, monkeypatch, capsys):
         assert loaded.classes == tuple(names)
         assert all(torch.equal(loaded.teacher.state_dict()[k], v) for k, v in kept.items())
         assert not loaded.teacher.training
-    assert sorted(os.listdir(own_cache)) == ["missing", "missing-test.safetensors", "w.zip"]
+    assert {*os.listdir(own_cache)} == {LOCK, "missing", "missing-test.safetensors", "w.zip"}
 
 
 def test_offline_says_what_to_do(own_cache, monkeypatch, capsys):
@@ -140,7 +130,7 @@ def test_offline_says_what_to_do(own_cache, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     for part in (f"{nowhere}/w.pth.zip", str(own_cache / "w.pth.zip"), "or give --weights FILE"):
         assert part in line
-    assert os.listdir(own_cache) == []
+    assert os.listdir(own_cache) == [LOCK]
 
 
 def test_sources_are_those_of_the_packages():
@@ -192,12 +182,12 @@ def test_no_pickle_is_executed(protocol, tmp_path, monkeypatch):
 
 
 def test_archives_that_cannot_be_used(tmp_path):
-    path, meta = tmp_path / "c.tar.gz", pickled(label_names=words(["a"]))
+    path, meta = tmp_path / "c.tar.gz", pickled(label_names=["a"])
     for data, message in {
         b"no archive": "cannot be read",
         archive(meta=meta)[:60]: "cannot be read",
         archive(meta=meta): "does not hold CIFAR's test images",
-        archive(meta=meta, test=pickled(data=numbers([1]))): "does not hold CIFAR's test images",
+        archive(meta=meta, test=pickled(data=[1])): "does not hold CIFAR's test images",
     }.items():
         path.write_bytes(data)
         with pytest.raises(AktError, match=message) as caught:

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import torch
+
+from akt_lab.benches import digits as module
+from akt_lab.benches.bench import load_bench
+from akt_lab.benches.digits import digits_split, load_digits
+from akt_lab.runs.training import evaluate
+
+
+def test_digits(digits):
+    assert digits.images.shape == (540, 1, 16, 16)
+    assert digits.images.dtype == torch.uint8
+    assert digits.num_classes == 10
+    counts = digits.labels.bincount()
+    assert counts.min() >= 50  # stratified
+    assert evaluate(digits.teacher, digits) >= 98
+    assert not digits.teacher.training
+    (train, _), (test, _) = digits_split()
+    assert len(train) + len(test) == 1797
+    batch = torch.cat([images for images, _ in digits.batches()])
+    assert len(batch) == 540
+    assert batch.mean().abs() < 0.1
+    assert (digits.pixels(batch[:3]) * 255 - digits.images[:3]).abs().max() < 1e-3
+
+
+def test_the_teacher_is_kept(digits, cache, monkeypatch):
+    monkeypatch.setattr(module, "train_digits_teacher", None)  # calling it would fail
+    again = load_bench(progress=False)
+    for a, b in zip(digits.teacher.parameters(), again.teacher.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+LOAD = """
+import sys, pathlib
+from akt_lab.benches import digits
+digits.train_digits_teacher = None  # calling it would fail
+digits.load_digits(pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_two_processes_train_it_once(tmp_path, monkeypatch, capsys):
+    """One that comes while another trains waits, says so, and loads what that made."""
+    train, others = module.train_digits_teacher, []
+
+    def slowly(*arguments):
+        command = [sys.executable, "-c", LOAD, tmp_path]
+        others.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        waits = f"waiting for another process that is writing to {tmp_path}\n"
+        assert others[0].stderr.readline() == waits
+        train(*arguments)
+
+    monkeypatch.setattr(module, "DIGITS_EPOCHS", 1)
+    monkeypatch.setattr(module, "train_digits_teacher", slowly)
+    load_digits(tmp_path)
+    _, error = others[0].communicate()
+    assert (others[0].returncode, error) == (0, "")
+    assert "training the digits teacher: 100%" in capsys.readouterr().err

@@ -1,0 +1,18 @@
+import pytest
+
+from akt_lab.errors import AktError, DivergedError, UsageError, unknown
+
+
+def test_unknown_names_the_nearest_or_all():
+    known = ("digits", "cifar10")
+    assert str(unknown("bench", "digit", known)) == "unknown bench 'digit': did you mean 'digits'?"
+    far = unknown("bench", "x", iter(known))
+    assert str(far) == "unknown bench 'x': choose from: digits, cifar10"
+
+
+@pytest.mark.parametrize("kind", [UsageError, DivergedError])
+def test_every_error_is_caught_as_one(kind):
+    with pytest.raises(AktError, match="why"):
+        raise kind("why")
+    assert issubclass(AktError, ValueError)
+    assert not issubclass(UsageError, DivergedError)  # 2, 1: the command line tells them apart
