@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 from akt_lab.benches import Bench
 from akt_lab.errors import unknown
-from akt_lab.explorers.images import Images
+from akt_lab.explorers.explorer import Explorer, menu, offer, slider
+from akt_lab.explorers.image_source import Images
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import END, Own, Students, bench_of
 from akt_lab.figures.style import COLOURS
 from akt_lab.graph import capture_maps, residual_bodies, trace

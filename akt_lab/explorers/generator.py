@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import Explorer, menu, offer, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import END, Kept, Students, bench_of, with_generator
 from akt_lab.figures.style import COLOURS
 from akt_lab.generator import Generator

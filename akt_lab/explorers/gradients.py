@@ -1,9 +1,13 @@
 """Explorer 3: gradient norms by layer and step, two runs side by side, and where they explode."""
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,20 +16,29 @@ from matplotlib.figure import Figure
 
 from akt_lab.analysis.gradients import Case, Explosion, explosion
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import Explorer, menu, offer, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import by_name
 from akt_lab.figures.style import COLOURS
-from akt_lab.runs.folder import Run
+from akt_lab.runs.folder import HISTORY, Run
 
 ALL, PREFIX = "all together", "gradient/"
 
-COLUMNS = 400  # of a heat map
+COLUMNS = 400  # of a heat map, and of a line over the steps, at most
 
 
-@dataclass(frozen=True)
+class Line(NamedTuple):
+    """Norms over the steps as they are drawn, (M,) both; and their explosion, at a height."""
+
+    steps: np.ndarray
+    norms: np.ndarray
+    burst: Explosion
+    height: float
+
+
+@dataclass(frozen=True, eq=False)
 class Norms:
-    """A run's gradient norms.
+    """A run's gradient norms; what is drawn of them is made once, and is no longer than a picture.
 
     Attributes:
         name: what a menu calls it.
@@ -46,6 +59,34 @@ class Norms:
         if layer == ALL:
             return np.sqrt((self.values**2).sum(axis=0))
         return self.values[self.layers.index(layer)]
+
+    @cached_property
+    def line(self) -> Callable[[str], Line]:
+        """Of one layer, or of all together."""
+        return cache(partial(_line, self))
+
+    @cached_property
+    def map(self) -> np.ndarray:
+        """Logarithms to the base 10, (L, M)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(_thinned(self.values))
+
+
+def _line(norms: Norms, layer: str) -> Line:
+    values = norms.of(layer)
+    burst, steps = explosion(values), norms.first + np.arange(len(values))
+    height = float(values[burst.step])
+    if len(values) > COLUMNS:  # then of each column the least and the largest
+        ends = [_thinned(values, rule) for rule in (np.fmin, np.fmax)]
+        steps, values = np.repeat(_thinned(steps, np.fmin), 2), np.stack(ends, axis=1).ravel()
+    return Line(steps, values, burst, height)
+
+
+def _thinned(values: np.ndarray, of_neighbours: np.ufunc = np.fmax) -> np.ndarray:
+    """At most COLUMNS: the largest, say, of neighbouring steps, so that none is lost."""
+    count = values.shape[-1]
+    starts = np.arange(0, count, max(1, -(-count // COLUMNS)))
+    return of_neighbours.reduceat(values, starts, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +109,7 @@ class View:
 
     def bursts(self) -> list[Explosion]:
         """Of both, in the chosen layer."""
-        return [explosion(norms.of(self.layer)) for norms in self.pair]
+        return [norms.line(self.layer).burst for norms in self.pair]
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -88,15 +129,45 @@ def of_runs(runs: Sequence[Run]) -> list[Norms]:
 
 
 def _of_run(name: str, bits: int, run: Run) -> Norms | None:
-    history, warmup = run.history(), run.entry("settings")["warmup_epochs"]
-    columns = [c for c in history if c.startswith(PREFIX)]
-    if not columns:
+    if not (path := run / HISTORY).exists():
         return None
-    rows = history.loc[history["epoch"] >= warmup, columns]
-    if rows.empty:
-        return None
-    layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns)
-    return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy(float).T)
+    about, warmup = path.stat(), run.entry("settings")["warmup_epochs"]
+    stamp = about.st_ino, about.st_size, about.st_mtime_ns
+    layers, first, values = _read(path.absolute(), warmup, stamp)
+    return Norms(name, bits, layers, first, values) if layers else None
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, warmup: int, stamp: object) -> tuple[tuple[str, ...], int, np.ndarray]:
+    """Layers, the first step's number, and norms (L, N): no other column is kept.
+
+    Args:
+        path: of a history.
+        warmup: epochs that are left out.
+        stamp: of the file; one that was written to since is read anew.
+    """
+    columns: dict[str, array[float]] = {}
+    first = count = 0
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    break  # it is being written
+                row = json.loads(line)
+                if row["epoch"] < warmup:
+                    first = number + 1
+                    continue
+                for name in row:
+                    if name.startswith(PREFIX):
+                        column = columns.setdefault(name, array("d"))
+                        column.extend([math.nan] * (count - len(column)) + [row[name]])
+                count += 1
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AktError(f"{path} cannot be read ({error})") from error
+    values = np.full((len(columns), count), math.nan)
+    for place, column in enumerate(columns.values()):
+        values[place, : len(column)] = column
+    return tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns), first, values
 
 
 def of_study(found: pd.DataFrame) -> list[Norms]:
@@ -161,31 +232,23 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
     """Both runs, and the scrubber."""
     *maps, lines, layers = figure.axes
     low, high = np.log10(view.limits)
-    for axes, norms, burst, style in zip(maps, view.pair, view.bursts(), STYLES, strict=True):
-        count, steps = norms.values.shape
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log10(_thinned(norms.values))
-        extent = (norms.first - 0.5, norms.first + steps - 0.5, count + 0.5, 0.5)
-        yield axes.imshow(logs, cmap="cividis", vmin=low, vmax=high, extent=extent, aspect="auto",
-                          interpolation="nearest")  # fmt: skip
+    for axes, norms, style in zip(maps, view.pair, STYLES, strict=True):
+        count, length = norms.values.shape
+        extent = (norms.first - 0.5, norms.first + length - 0.5, count + 0.5, 0.5)
+        yield axes.imshow(norms.map, cmap="cividis", vmin=low, vmax=high, extent=extent,
+                          interpolation="nearest", aspect="auto")  # fmt: skip
         yield axes.axvline(view.step, color="white", linewidth=1.5)
         yield axes.text(0.5, 1.03, f"{norms.name}, {_bits(norms.bits)}", ha="center",
                         transform=axes.transAxes, color=style["color"])  # fmt: skip
-        over = norms.of(view.layer)
-        yield from lines.plot(norms.first + np.arange(steps), over, linewidth=1.2, **style)
-        mark, largest = "X" if burst.exploded else "o", over[burst.step]
+        steps, over, burst, largest = norms.line(view.layer)
+        yield from lines.plot(steps, over, linewidth=1.2, **style)
+        mark = "X" if burst.exploded else "o"
         height = largest if np.isfinite(largest) else view.limits[1]
         yield from lines.plot(norms.first + burst.step, height, mark, markersize=9, clip_on=False,
                               markeredgecolor="black", color=style["color"])  # fmt: skip
         at = _column(norms, view.step)
         yield from layers.plot(np.arange(1, count + 1), at, marker="o", markersize=4, **style)
     yield lines.axvline(view.step, color="0.4", linewidth=1)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    """At most COLUMNS of a heat map: the largest of neighbouring steps, so that none is lost."""
-    starts = np.arange(0, values.shape[1], max(1, -(-values.shape[1] // COLUMNS)))
-    return np.fmax.reduceat(values, starts, axis=1)
 
 
 def _column(norms: Norms, step: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import unknown
+from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, slider
 from akt_lab.figures.style import COLOURS
 from akt_lab.graph import CONVOLUTION, trace
 from akt_lab.quantizer import (

@@ -18,9 +18,10 @@ from typing import Any
 import ipywidgets as w
 
 from akt_lab.errors import AktError, UsageError
-from akt_lab.explorers.background import Background, Follower
-from akt_lab.explorers.curves import look, show
-from akt_lab.explorers.shell import LABEL, Telling, menu, slider
+from akt_lab.explorers.background import Background
+from akt_lab.explorers.explorer import LABEL, Telling, menu, slider
+from akt_lab.explorers.history import History
+from akt_lab.explorers.training_curves import look, rows_a_point, show
 from akt_lab.files import LOCK
 from akt_lab.methods import METHODS
 from akt_lab.quantizer import MAX_BITS, MIN_BITS
@@ -206,24 +207,28 @@ class TrainingPanel(Telling):
 
     def _open(self) -> None:
         """Read what the folder holds, from the beginning."""
-        self.history = Follower(Path(self.folder.value) / HISTORY)
         self.record: dict[str, Any] = {"settings": asdict(self._settings())}
-        self._stale, self._drawn = self.history.read(), 0.0
+        self.history = History(Path(self.folder.value) / HISTORY, rows_a_point(self.record))
+        self._stale, self._drawn = False, 0.0
         self._read_record()
+        self._stale = self.history.read()
 
     def _read_record(self) -> None:
         """The run's own record, once it is there; it stays known if the folder is deleted."""
         run = Run(self.history.path.parent)
         if (run / RECORD).exists():
             self.record |= run.record
+        if (block := rows_a_point(self.record)) != self.history.block:  # not as the controls say
+            self.history = History(self.history.path, block)
 
     # -- what is on the screen --
 
     def _draw(self) -> None:
         self._stale, self._drawn = False, time.monotonic()
         self._read_record()
-        view = look(self.history.rows, self.record)
-        self.progress.max, self.progress.value = view.total, len(self.history.rows)
+        self.history.read()
+        view = look(self.history, self.record)
+        self.progress.max, self.progress.value = view.total, self.history.rows
         self.picture.value = show(view).to_html()
 
     def _update(self) -> None:
@@ -244,9 +249,9 @@ class TrainingPanel(Telling):
             self.say(f"{self.history.broken} broken lines in {self.history.path} are left out")
 
     def _status(self) -> str:
-        rows, s = self.history.rows, self.record["settings"]
-        epoch = int(rows[-1]["epoch"]) + 1 if rows else 1
-        at = f"epoch {epoch} of {s['epochs']}, step {len(rows)} of {s['epochs'] * s['steps']}"
+        rows, last, s = self.history.rows, self.history.last, self.record["settings"]
+        epoch = int(last["epoch"]) + 1 if last else 1
+        at = f"epoch {epoch} of {s['epochs']}, step {rows} of {s['epochs'] * s['steps']}"
         seconds = f"{self.background.seconds:.0f} s so far" if self.background else ""
         match self.state:
             case "done" | "failed" if self.ended:

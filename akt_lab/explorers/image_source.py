@@ -10,7 +10,7 @@ from torch import Tensor
 from akt_lab.benches import Bench
 from akt_lab.benches.images import decode_image
 from akt_lab.errors import AktError
-from akt_lab.explorers.shell import menu, slider
+from akt_lab.explorers.explorer import menu, slider
 from akt_lab.explorers.students import Kept, with_generator
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator
