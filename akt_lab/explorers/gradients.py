@@ -2,8 +2,7 @@
 
 import json
 import math
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
@@ -132,42 +131,23 @@ def _of_run(name: str, bits: int, run: Run) -> Norms | None:
     if not (path := run / HISTORY).exists():
         return None
     about, warmup = path.stat(), run.entry("settings")["warmup_epochs"]
-    stamp = about.st_ino, about.st_size, about.st_mtime_ns
-    layers, first, values = _read(path.absolute(), warmup, stamp)
-    return Norms(name, bits, layers, first, values) if layers else None
+    rows = _read(path.absolute(), warmup, (about.st_ino, about.st_size, about.st_mtime_ns))
+    layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in rows)
+    return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy().T) if layers else None
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, warmup: int, stamp: object) -> tuple[tuple[str, ...], int, np.ndarray]:
-    """Layers, the first step's number, and norms (L, N): no other column is kept.
-
-    Args:
-        path: of a history.
-        warmup: epochs that are left out.
-        stamp: of the file; one that was written to since is read anew.
-    """
-    columns: dict[str, array[float]] = {}
-    first = count = 0
+def _read(path: Path, warmup: int, stamp: object) -> pd.DataFrame:
+    """The norms in a history, a row a step after the warm-up; `stamp`: anew if it is another."""
+    rows = {}
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    break  # it is being written
-                row = json.loads(line)
-                if row["epoch"] < warmup:
-                    first = number + 1
-                    continue
-                for name in row:
-                    if name.startswith(PREFIX):
-                        column = columns.setdefault(name, array("d"))
-                        column.extend([math.nan] * (count - len(column)) + [row[name]])
-                count += 1
+                if line.endswith(b"\n") and (row := json.loads(line))["epoch"] >= warmup:
+                    rows[number] = {n: v for n, v in row.items() if n.startswith(PREFIX)}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AktError(f"{path} cannot be read ({error})") from error
-    values = np.full((len(columns), count), math.nan)
-    for place, column in enumerate(columns.values()):
-        values[place, : len(column)] = column
-    return tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns), first, values
+    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=float)
 
 
 def of_study(found: pd.DataFrame) -> list[Norms]:
@@ -321,7 +301,17 @@ def gradient_explorer(
     ends = limits(everything)
     last = max(norms.first + norms.values.shape[1] for norms in everything) - 1
     span = min(norms.first for norms in everything), last
-    c = _controls(found, list(found), range(span[0], span[1] + 1))
+    first = next(iter(found))
+    c: dict[str, Any] = {}
+    for side, tip, bits in (
+        ("left", "a run", _widths(found[first])[0][1]),
+        ("right", "the run to compare it with", max(found[first])),
+    ):
+        c[side] = menu(side, list(found), first, tip)
+        about = "of weights and activations"
+        c[f"{side}_bits"] = slider("bits", _widths(found[first]), bits, about)
+    c["layer"] = menu("layer", [ALL], ALL, "whose norm is drawn over the steps")
+    c["step"] = slider("step", range(span[0], last + 1), span[0], "of training: the scrubber")
 
     def follow() -> None:
         for side in ("left", "right"):
@@ -335,19 +325,3 @@ def gradient_explorer(
 
     rows = [[c["left"], c["left_bits"]], [c["right"], c["right_bits"]], [c["layer"], c["step"]]]
     return Explorer(lambda **values: show(view(**values)), c, rows, follow)
-
-
-def _controls(
-    found: Mapping[str, Mapping[int, Norms]], names: Sequence[str], steps: range
-) -> dict[str, Any]:
-    first = names[0]
-    c: dict[str, Any] = {"left": menu("left", names, first, "a run"), "left_bits": None}
-    c |= {"right": menu("right", names, first, "the run to compare it with"), "right_bits": None}
-    narrow = min(found[first], key=lambda bits: bits or 99)
-    for side, bits in (("left", narrow), ("right", max(found[first]))):
-        c[f"{side}_bits"] = slider(
-            "bits", _widths(found[c[side].value]), bits, "of weights and activations"
-        )
-    c["layer"] = menu("layer", [ALL], ALL, "whose norm is drawn over the steps")
-    c["step"] = slider("step", steps, steps[0], "of training: the scrubber")
-    return c

@@ -93,28 +93,33 @@ class TrainingPanel(Telling):
         self.default, self.state, self.place = folder, "idle", "free"
         self.background: Background | None = None
         self.ended = ""  # what is said of the last run, until the next
-        self.controls, self.folder = _controls(), _folder(free_folder(folder))
-        self.start, self.pause, self.stop = _buttons()
-        self.progress = w.IntProgress(description="steps", style={"description_width": LABEL})
+        style = {"description_width": LABEL}
+        self.controls = _controls()
+        self.folder = w.Text(
+            free_folder(folder), description="run folder", tooltip="where the run is kept",
+            continuous_update=False, style=style, layout=w.Layout(width="23em"),
+        )  # fmt: skip
+        self.start = w.Button(
+            description="Start", icon="play", tooltip="start a new run in the folder"
+        )
+        self.pause = w.Button(description="Go on", tooltip="hold the run, or let it go on")
+        self.stop = w.Button(
+            description="Stop", icon="stop", tooltip="end the run; it can go on later"
+        )
+        self.progress = w.IntProgress(description="steps", style=style)
         self.status, self.picture, self.commands = (w.HTML() for _ in range(3))
         super().__init__()
-        self.arrange(self._rows(), [self.picture, self.commands])
-        self._connect()
-        self._look_into_folder()
-
-    def _rows(self) -> list[list[Any]]:
-        """Controls, in the order in which Tab reaches them."""
         named = list(self.controls.values())
         buttons = [self.folder, self.start, self.pause, self.stop]
-        return [named[:3], named[3:], buttons, [self.progress, self.status]]
-
-    def _connect(self) -> None:
-        for control in self.controls.values():
+        rows = [named[:3], named[3:], buttons, [self.progress, self.status]]
+        self.arrange(rows, [self.picture, self.commands])
+        for control in named:
             control.observe(lambda _: self.attempt(self._update), "value")
         self.folder.observe(lambda _: self.attempt(self._look_into_folder), "value")
         self.start.on_click(lambda _: self.attempt(self._start))
         self.pause.on_click(lambda _: self.attempt(self._pause_or_go_on))
         self.stop.on_click(lambda _: self.attempt(self._stop))
+        self._look_into_folder()
 
     # -- what the user does --
 
@@ -236,7 +241,7 @@ class TrainingPanel(Telling):
         busy = self.state in BUSY
         for control in (*self.controls.values(), self.folder):
             control.disabled = busy
-        self.controls["variant"].disabled |= not METHODS[self.controls["method"].value].akt
+        self.controls["variant"].disabled |= not self._settings().has_akt
         self.start.disabled = busy or self.place != "free"
         self.pause.disabled = self.state == "stopping" or not (busy or self.place == "unfinished")
         running = self.state == "running"
@@ -267,16 +272,14 @@ class TrainingPanel(Telling):
             case "stopped":
                 return "stopped before its first step: Start begins again"
             case "done":
-                return f"done: {self._outcome()}; kept in {self.folder.value}"
+                last = self.record.get("accuracy", {}).get("last", math.nan)
+                teacher = self.record.get("teacher_accuracy", math.nan)
+                return f"done: {last:.2f}% (teacher {teacher:.2f}%); kept in {self.folder.value}"
             case "failed":
                 return f"failed: {at}"
         if self.place == "unfinished":
             return f"unfinished: {at}; it goes on with its own settings"
         return "ready" if self.place == "free" else ""
-
-    def _outcome(self) -> str:
-        last = self.record.get("accuracy", {}).get("last", math.nan)
-        return f"{last:.2f}% (teacher {self.record.get('teacher_accuracy', math.nan):.2f}%)"
 
     def _as_commands(self) -> str:
         lines = []
@@ -299,7 +302,7 @@ class TrainingPanel(Telling):
 
     def _words(self) -> list[str]:
         values = {name: control.value for name, control in self.controls.items()} | FIXED
-        if not METHODS[values["method"]].akt:
+        if not self._settings().has_akt:
             del values["variant"]
         options = [(f"--{name.replace('_', '-')}", str(v)) for name, v in values.items()]
         return [*chain(*options), "--watch", *self._out()]
@@ -327,25 +330,6 @@ def _controls() -> dict[str, Any]:
         "steps": slider("steps", (5, 10, 25, 50, 100, 200), 50, "of each epoch"),
         "seed": slider("seed", range(10), 0, "of the generator and its noise"),
     }
-
-
-def _folder(name: str) -> w.Text:
-    return w.Text(
-        name,
-        description="run folder",
-        tooltip="where the run is kept",
-        continuous_update=False,
-        style={"description_width": LABEL},
-        layout=w.Layout(width="23em"),
-    )
-
-
-def _buttons() -> tuple[w.Button, w.Button, w.Button]:
-    return (
-        w.Button(description="Start", icon="play", tooltip="start a new run in the folder"),
-        w.Button(description="Go on", tooltip="hold the run, or let it go on"),
-        w.Button(description="Stop", icon="stop", tooltip="end the run; it can go on later"),
-    )
 
 
 _panels: dict[str, TrainingPanel] = {}

@@ -106,7 +106,8 @@ def frame(figure: Figure, view: View) -> None:
         axes = figure.add_axes(box)
         axes.set(xlim=(0, view.total), title=title, yscale="log", ylim=limits)
         axes.set_xticks(np.linspace(0, view.total, 5))
-        axes.set_yticks(*_decades_between(*limits))
+        first, last = (round(math.log10(end)) for end in limits)
+        axes.set_yticks(ticks := 10.0 ** np.arange(first, last + 1), [f"{t:g}" for t in ticks])
         axes.yaxis.set_minor_locator(NullLocator())
         axes.axvspan(0, view.warmup, color="0.94", linewidth=0)
         if box[1] > 0.5:  # the upper row
@@ -135,11 +136,6 @@ def decades(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
     top = math.floor(np.log10(values.max(initial=high / 2))) + 1
     bottom = math.floor(np.log10(values.min(initial=low)))
     return 10.0 ** max(bottom, top - DECADES), 10.0**top
-
-
-def _decades_between(low: float, high: float) -> tuple[np.ndarray, list[str]]:
-    ticks = 10.0 ** np.arange(round(math.log10(low)), round(math.log10(high)) + 1)
-    return ticks, [f"{tick:g}" for tick in ticks]
 
 
 def fill(figure: Figure, view: View) -> Iterable[Artist]:
