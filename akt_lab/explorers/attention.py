@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 from akt_lab.benches import Bench
 from akt_lab.errors import unknown
-from akt_lab.explorers.explorer import Explorer, menu, offer, slider
+from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.image_source import Images
 from akt_lab.explorers.picture import Picture, Shown
 from akt_lab.explorers.students import END, Own, Students, bench_of
@@ -208,19 +208,13 @@ def attention_explorer(
 
     def follow() -> None:
         images.follow()
-        widths = there.bits(c["method"].value)
-        offer(c["bits"], widths, widths[0])
-        offer(c["epoch"], there.epochs(c["method"].value, c["bits"].value), END)
+        there.follow(c["method"], c["bits"], c["epoch"])
 
     def view(layer: str, method: str, bits: int, epoch: Any, **image: Any) -> View:
         return look(bench, teacher, there.load(method, bits, epoch), images.get(**image), layer)
 
     jump = ipywidgets.Button(description="Most different layer", tooltip="jump to it")
-    rows = [
-        *images.rows,
-        [c["method"], c["bits"]],
-        [c["layer"], c["epoch"], jump],
-    ]
+    rows = [*images.rows, [c["method"], c["bits"]], [c["layer"], c["epoch"], jump]]
     explorer = Explorer(lambda **values: show(view(**values)), c, rows, follow)
 
     def leap() -> None:

@@ -12,6 +12,7 @@ from akt_lab.analysis import kept
 from akt_lab.analysis.gradients import Case, make_student
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import offer
 from akt_lab.methods import get_method
 from akt_lab.runs.folder import CHECKPOINT, RECORD, STUDENT, Run
 from akt_lab.runs.networks import load_student
@@ -116,6 +117,12 @@ class Students:
         """The epochs that a run kept, and its end."""
         kept = self.runs[name][bits].epochs if name in self.runs else []
         return [*kept, END]
+
+    def follow(self, name: Any, bits: Any, epoch: Any) -> None:
+        """Offer the bit-widths and epochs that there are; takes the controls of all three."""
+        widths = self.bits(name.value)
+        offer(bits, widths, widths[0])
+        offer(epoch, self.epochs(name.value, bits.value), END)
 
     def load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
         """A student, ready to run.

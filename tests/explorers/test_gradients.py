@@ -20,6 +20,18 @@ def norms(digits):
     return study(digits, [Case(0, "ce"), Case(2, "ce"), Case(3, "kd")], images, progress=False)
 
 
+@pytest.fixture
+def calm(norms):
+    return gradients.of_study(norms)[1]
+
+
+def view(left, right=None, layer=gradients.ALL, step=0):
+    """What is drawn of two."""
+    pair = left, right or left
+    span = left.first, left.first + left.values.shape[1] - 1
+    return gradients.View(pair, layer, step, gradients.limits(pair), span)
+
+
 def test_norms_of_a_watched_run(runs):
     found = {(n.name, n.bits): n for n in gradients.of_runs(runs)}
     history, one = runs[0].history(), found["adadfq", 2]
@@ -87,17 +99,15 @@ def test_a_run_that_broke_off_is_shown_as_one(runs, tmp_path):
     (found,) = gradients.of_runs([broken])
     assert found.values.shape[1] == 6
     assert np.isnan(found.values[:, -1]).all()
-    view = gradients.View((found, found), gradients.ALL, 8, gradients.limits([found]), (3, 8))
-    assert "not finite" in gradients.show(view).alt
-    crosses = [line for line in gradients.draw(view).axes[2].lines if line.get_marker() == "X"]
+    shown = view(found, step=8)
+    assert "not finite" in gradients.show(shown).alt
+    crosses = [line for line in gradients.draw(shown).axes[2].lines if line.get_marker() == "X"]
     assert [line.get_xdata()[0] for line in crosses] == [8, 8]
 
 
-def test_nothing_finite_at_all_and_a_long_run(norms):
-    calm = gradients.of_study(norms)[1]
+def test_nothing_finite_at_all_and_a_long_run(calm):
     nothing = replace(calm, values=np.full_like(calm.values, np.nan))
-    view = gradients.View((nothing, nothing), gradients.ALL, 0, gradients.limits([nothing]), (0, 2))
-    assert "not finite" in gradients.show(view).alt
+    assert "not finite" in gradients.show(view(nothing)).alt
     values = np.ones((3, 5000))
     values[1, 4321] = 99
     thin = gradients._thinned(values)
@@ -105,20 +115,16 @@ def test_nothing_finite_at_all_and_a_long_run(norms):
     assert thin[1].max() == 99
 
 
-def test_a_look_at_a_long_run_is_as_short_as_its_picture(norms, monkeypatch):
+def test_a_look_at_a_long_run_is_as_short_as_its_picture(calm, monkeypatch):
     values = np.random.default_rng(0).lognormal(size=(3, 80_000))
     values[1, 54_321] = 1e6
-    long = replace(gradients.of_study(norms)[1], layers=("a", "b", "c"), values=values)
-    ends, calls, real = gradients.limits([long]), [], gradients.explosion
+    long = replace(calm, layers=("a", "b", "c"), values=values)
+    calls, real = [], gradients.explosion
     monkeypatch.setattr(gradients, "explosion", lambda x: calls.append(len(x)) or real(x))
-
-    def view(of, step):
-        return gradients.View((of, of), "b", step, ends, (0, 79_999))
-
-    shown = [gradients.show(view(long, step)) for step in (7, 70_000)]
+    shown = [gradients.show(view(long, layer="b", step=step)) for step in (7, 70_000)]
     assert calls == [80_000]  # at the first look
-    assert shown[1] == gradients.show(view(replace(long), 70_000))
-    left, _, lines, _ = gradients.draw(view(long, 7)).axes
+    assert shown[1] == gradients.show(view(replace(long), layer="b", step=70_000))
+    left, _, lines, _ = gradients.draw(view(long, layer="b")).axes
     assert left.images[0].get_array().shape == (3, 400)
     steps, drawn = lines.lines[0].get_data()
     assert len(steps) == len(drawn) == 800
@@ -126,39 +132,30 @@ def test_a_look_at_a_long_run_is_as_short_as_its_picture(norms, monkeypatch):
     assert abs(steps[drawn.argmax()] - 54_321) < 200
 
 
-def test_a_gradient_that_is_zero_at_most_steps_is_finite(norms):
-    calm = gradients.of_study(norms)[1]
+def test_a_gradient_that_is_zero_at_most_steps_is_finite(calm):
     values = np.zeros((len(calm.layers), 5))
     values[:, 3] = 1.0
-    rare = replace(calm, values=values)
-    view = gradients.View((rare, rare), gradients.ALL, 0, gradients.limits([rare]), (0, 4))
-    alt = gradients.show(view).alt
+    alt = gradients.show(view(replace(calm, values=values))).alt
     assert "Left, ce, 2 bits: zero at most steps, largest at step 3. Right" in alt
     assert "not finite" not in alt
 
 
-def test_an_explosion_is_marked(norms):
-    calm = gradients.of_study(norms)[1]
+def test_an_explosion_is_marked(calm):
     values = np.tile(calm.values[:, :1], 12)
     values[:, 7] *= 30
     wild = replace(calm, name="wild", values=values)
-    pair = (wild, replace(wild, values=np.tile(calm.values[:, :1], 12)))
-    view = gradients.View(pair, gradients.ALL, 3, gradients.limits(pair), (0, 11))
-    first, second = view.bursts()
+    shown = view(wild, replace(wild, values=np.tile(calm.values[:, :1], 12)), step=3)
+    first, second = shown.bursts()
     assert (first.exploded, first.step, round(first.ratio)) == (True, 7, 30)
     assert not second.exploded
-    lines = gradients.draw(view).axes[2].lines
+    lines = gradients.draw(shown).axes[2].lines
     assert [line.get_xdata()[0] for line in lines if line.get_marker() == "X"] == [7]
-    assert "an explosion" in gradients.show(view).alt
+    assert "an explosion" in gradients.show(shown).alt
 
 
-def test_a_broken_off_run_can_be_scrubbed_past_its_end(norms):
-    whole = gradients.of_study(norms)[1]
-    short = replace(whole, values=whole.values[:, :1])
-    view = gradients.View(
-        (whole, short), gradients.ALL, 2, gradients.limits([whole, short]), (0, 2)
-    )
-    at = [line.get_ydata() for line in gradients.draw(view).axes[3].lines]
+def test_a_broken_off_run_can_be_scrubbed_past_its_end(calm):
+    shown = view(calm, replace(calm, values=calm.values[:, :1]), step=2)
+    at = [line.get_ydata() for line in gradients.draw(shown).axes[3].lines]
     assert np.isfinite(at[0]).all()
     assert np.isnan(at[1]).all()
 

@@ -61,12 +61,48 @@ def enabled(shown):
     return {name for name, button in buttons.items() if not button.disabled}
 
 
-def put_run(folder, status, rows=60, **entries):
+def put_run(folder, status="running", rows=60, **entries):
     """A run folder as a run leaves it."""
     folder.mkdir(parents=True)
     record = {**RECORD, "status": status, **entries}
     (folder / "record.json").write_text(json.dumps(record))
     write(folder / "history.jsonl", steps(rows))
+
+
+def opened(place, **entries):
+    """A panel on a run folder that was there before."""
+    put_run(place / "runs" / "mine", **entries)
+    shown = TrainingPanel()
+    shown.folder.value = "runs/mine"
+    return shown
+
+
+class Still:
+    """A process that does nothing, in place of `Background`."""
+
+    state, paused, seconds = "running", False, 7.0
+
+    def __init__(self, words):
+        self.words = words
+
+    def enforce(self):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def still(place, monkeypatch):
+    """A panel whose run does nothing: what it leaves is put into `place` by hand."""
+    monkeypatch.setattr(panel, "Background", Still)
+    return TrainingPanel()
+
+
+@pytest.fixture
+def started(still):
+    still.start.click()
+    return still
 
 
 def test_every_control_has_a_label_and_comes_in_order(place):
@@ -93,9 +129,7 @@ def test_moving_a_control_starts_nothing_and_changes_the_command(place):
 
 
 def test_an_unfinished_run_can_go_on_and_shows_its_curves(place):
-    put_run(place / "runs" / "mine", "running")
-    shown = TrainingPanel()
-    shown.folder.value = "runs/mine"
+    shown = opened(place)
     assert enabled(shown) == {"pause"}
     assert shown.pause.description == "Go on"
     assert "unfinished: epoch 2 of 4, step 60 of 200" in shown.status.value
@@ -128,6 +162,7 @@ def test_what_is_no_run_folder_is_refused(place):
     (place / "full" / "letter.txt").write_text("")
     (place / "odd").mkdir()
     (place / "odd" / "record.json").write_text("{")
+    write(place / "odd" / "history.jsonl", steps(60))
     shown = TrainingPanel()
     for name, words in (
         ("file", "file is no run folder"),
@@ -137,7 +172,7 @@ def test_what_is_no_run_folder_is_refused(place):
     ):
         shown.folder.value = name
         assert words in shown.message.value
-        assert enabled(shown) == set()
+        assert (shown.place, enabled(shown)) == ("taken", set())
 
 
 def test_a_broken_history_line_is_told(place):
@@ -151,123 +186,76 @@ def test_a_broken_history_line_is_told(place):
 
 
 def test_a_run_without_a_history_is_shown_with_its_own_settings(place):
-    put_run(place / "runs" / "mine", "running", rows=0)
-    shown = TrainingPanel()
-    shown.folder.value = "runs/mine"
+    shown = opened(place, rows=0)
     assert "unfinished: epoch 1 of 4, step 0 of 200" in shown.status.value
 
 
-def test_a_broken_record_disables_all_buttons(place):
-    put_run(place / "runs" / "mine", "running")
-    shown = TrainingPanel()
-    (place / "runs" / "mine" / "record.json").write_text("{")
-    shown.folder.value = "runs/mine"
-    assert "record.json cannot be read" in shown.message.value
-    assert (shown.place, enabled(shown)) == ("taken", set())
-
-
 def test_what_cannot_be_drawn_disables_all_buttons(place):
-    put_run(place / "runs" / "mine", "running", settings={"epochs": 4, "steps": "50"})
-    shown = TrainingPanel()
-    shown.folder.value = "runs/mine"
+    shown = opened(place, settings={"epochs": 4, "steps": "50"})
     assert "this should not have happened" in shown.message.value
     assert (shown.place, enabled(shown)) == ("taken", set())
 
 
-def test_a_run_was_begun_in_the_folder_since(place):
+@pytest.mark.parametrize(
+    ("status", "words", "can"),
+    [("running", "holds an unfinished run: go on with it", {"pause"}),
+     ("done", "is finished", set())],
+)  # fmt: skip
+def test_another_process_began_a_run_in_the_folder_since(place, status, words, can):
     shown = TrainingPanel()
-    put_run(place / "runs" / "panel", "running")
+    put_run(place / "runs" / "panel", status)
     shown.start.click()
-    assert "holds an unfinished run: go on with it" in shown.message.value
+    assert words in shown.message.value
     assert shown.background is None
-    assert enabled(shown) == {"pause"}
+    assert enabled(shown) == can
     assert shown.pause.description == "Go on"
 
 
-def test_the_folder_was_taken_since(place):
-    shown = TrainingPanel()
-    put_run(place / "runs" / "panel", "done")
-    shown.start.click()
-    assert "is finished" in shown.message.value
-    assert shown.background is None
-    assert enabled(shown) == set()
-
-
-class Still:
-    """A process that does nothing, in place of `Background`."""
-
-    state, paused, seconds = "running", False, 7.0
-
-    def __init__(self, words):
-        self.words = words
-
-    def enforce(self):
-        pass
-
-    def close(self):
-        pass
-
-
-def test_nothing_is_drawn_twice_within_the_interval_nor_without_news(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
+def test_nothing_is_drawn_twice_within_the_interval_nor_without_news(place, started, monkeypatch):
     monkeypatch.setattr(panel, "INTERVAL", 3600.0)
-    shown = TrainingPanel()
-    shown.start.click()
     drawn = []
     monkeypatch.setattr(panel, "show", lambda view: drawn.append(len(view.steps)) or show(view))
     put_run(place / "runs" / "panel", "running")
     for _ in range(5):
         write(place / "runs" / "panel" / "history.jsonl", steps(3))
-        shown.poll()
+        started.poll()
     assert drawn == []
-    assert "step 75 of 400, 7 s so far" in shown.status.value  # the line is not held back
+    assert "step 75 of 400, 7 s so far" in started.status.value  # the line is not held back
     monkeypatch.setattr(panel, "INTERVAL", 0.0)
-    shown.poll()
-    shown.poll()
+    started.poll()
+    started.poll()
     assert len(drawn) == 1
 
 
-def test_each_step_of_a_run_is_taken_once(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
+def test_each_step_of_a_run_is_taken_once(place, started, monkeypatch):
     taken, add = [], History.add
     monkeypatch.setattr(History, "add", lambda self, row: taken.append(row) or add(self, row))
-    shown = TrainingPanel()
-    shown.start.click()
     put_run(place / "runs" / "panel", "running")  # of other settings than the controls'
     for _ in range(4):
-        shown.poll()
+        started.poll()
         write(place / "runs" / "panel" / "history.jsonl", steps(60)[-1:])
-    shown.poll()
+    started.poll()
     assert len(taken) == 64 + 60  # the first time in points of the controls' settings
-    assert "Curves of 60 of 200 steps" in shown.picture.value
+    assert "Curves of 60 of 200 steps" in started.picture.value
 
 
-def test_a_run_that_was_stopped_before_its_first_step_can_go_on(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
-    shown = TrainingPanel()
-    shown.start.click()
+def test_a_run_that_was_stopped_before_its_first_step_can_go_on(place, started):
     put_run(place / "runs" / "panel", "running", rows=0)
-    shown.background.state = "stopped"
-    shown.poll()
-    assert "stopped: epoch 1 of 4, step 0 of 200; go on here" in shown.status.value
-    assert enabled(shown) == {"pause"}
+    started.background.state = "stopped"
+    started.poll()
+    assert "stopped: epoch 1 of 4, step 0 of 200; go on here" in started.status.value
+    assert enabled(started) == {"pause"}
 
 
-def test_a_run_that_was_stopped_before_its_record_begins_again(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
-    shown = TrainingPanel()
-    shown.start.click()
-    shown.background.state = "stopped"
-    shown.poll()
-    assert shown.status.value == "stopped before its first step: Start begins again"
-    assert enabled(shown) == {"start"}
+def test_a_run_that_was_stopped_before_its_record_begins_again(place, started):
+    started.background.state = "stopped"
+    started.poll()
+    assert started.status.value == "stopped before its first step: Start begins again"
+    assert enabled(started) == {"start"}
 
 
-def test_two_runs_in_a_row_are_not_followed_by_two_tasks(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
-
-    async def twice():
-        shown = TrainingPanel()
+def test_two_runs_in_a_row_are_not_followed_by_two_tasks(still):
+    async def twice(shown):
         shown.start.click()
         first = shown._task
         await asyncio.sleep(0)
@@ -278,11 +266,11 @@ def test_two_runs_in_a_row_are_not_followed_by_two_tasks(place, monkeypatch):
         shown.background = None
         await shown._task
 
-    asyncio.run(twice())
+    asyncio.run(twice(still))
 
 
-def test_a_panel_whose_run_is_going_is_given_again(place, monkeypatch):
-    monkeypatch.setattr(panel, "Background", Still)
+@pytest.mark.usefixtures("still")
+def test_a_panel_whose_run_is_going_is_given_again():
     first = panel.training_panel("runs/again")
     first.start.click()
     assert panel.training_panel("runs/again") is first
