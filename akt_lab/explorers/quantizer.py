@@ -125,11 +125,8 @@ def _batches(bench: Bench) -> Iterator[Tensor]:
 def _input(network: torch.nn.Module, layer: str, x: Tensor) -> Tensor:
     found: list[Tensor] = []
     module = network.get_submodule(layer)
-    handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
-    try:
+    with module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone())):
         network(x)
-    finally:
-        handle.remove()
     return found[0]
 
 

@@ -272,9 +272,9 @@ class TrainingPanel(Telling):
             case "stopped":
                 return "stopped before its first step: Start begins again"
             case "done":
-                last = self.record.get("accuracy", {}).get("last", math.nan)
+                student = self.record.get("accuracy", {}).get("last", math.nan)
                 teacher = self.record.get("teacher_accuracy", math.nan)
-                return f"done: {last:.2f}% (teacher {teacher:.2f}%); kept in {self.folder.value}"
+                return f"done: {student:.2f}% (teacher {teacher:.2f}%); kept in {self.folder.value}"
             case "failed":
                 return f"failed: {at}"
         if self.place == "unfinished":

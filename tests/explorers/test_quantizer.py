@@ -19,11 +19,10 @@ def test_activations_are_what_flows_into_the_layer(digits):
     values = playground.layer_values(digits, "unit2.body.3", "activations")
     seen = []
     convolution = digits.teacher.get_submodule("unit2.body.3")
-    handle = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    with torch.no_grad():
+    keep = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with keep, torch.no_grad():
         for x in playground._batches(digits):
             digits.teacher(x)
-    handle.remove()
     extremes = [max(float(x.max()) for x in seen[: n + 1]) for n in range(20)]
     assert values.ranges["minmax"][:, 1].tolist() == pytest.approx(extremes)
     assert float(values.rows.min()) >= 0
