@@ -62,10 +62,10 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
 
     Args:
         bench: for how an image is shown.
-        teacher: from `tracing.trace`.
+        teacher: from `graph.trace`.
         student: from `quantizer.quantize_model`.
         x: (1, channels, S, S), normalised.
-        layer: one of `capture.residual_bodies`.
+        layer: one of `graph.residual_bodies`.
 
     Raises:
         UsageError: if there is no such layer.

@@ -28,11 +28,12 @@ def test_progress_bars_are_rare_and_only_the_last_words_are_read(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_process_that_started_it(place):
+def test_a_run_ends_with_the_process_that_started_it(tmp_path):
     script = (
         "from akt_lab.explorers.background import Background\n"
         "print(Background(['--out', 'run']).process.pid)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not psutil.pid_exists(int(done.stdout))
