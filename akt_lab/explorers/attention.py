@@ -73,7 +73,11 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
     layers = residual_bodies(teacher)  # type: ignore[arg-type]
     if layer not in layers:
         raise unknown("layer", layer, layers)
-    logits, maps = zip(*(_pass(network, x, layers) for network in (teacher, student)), strict=True)
+    logits, maps = [], []
+    for network in (teacher, student):
+        with capture_maps(network, layers) as found:
+            logits.append(network(x))
+        maps.append(list(found.values()))
     divergences = [attention_by_image(t, s)[0] for t, s in zip(*maps, strict=True)]
     chosen = layers.index(layer)
     pair = [m[chosen] for m in maps]
@@ -88,13 +92,6 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
         layers,
         (bench.classes[int(logits[0].argmax())], bench.classes[int(logits[1].argmax())]),
     )
-
-
-def _pass(network: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """Logits and maps."""
-    with capture_maps(network, layers) as maps:
-        logits = network(x)
-    return logits, list(maps.values())
 
 
 # ---- picture -------------------------------------------------------------------------------------

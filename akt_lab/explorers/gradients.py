@@ -156,19 +156,14 @@ def of_study(found: pd.DataFrame) -> list[Norms]:
     counted = found["ranges"] + " " + found["observed"].astype(str)
     found = found.assign(ranges=found["ranges"].where(usual, counted))
     cases = found.groupby(["loss", "gradient", "ranges", "seed", "bits"], sort=False)
-    return [_of_case(_name(case[:-1]), int(case[-1]), rows) for case, rows in cases]
-
-
-def _of_case(name: str, bits: int, rows: pd.DataFrame) -> Norms:
-    table = rows.pivot_table(index="layer", columns="step", values="norm", sort=False, dropna=False)
-    layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
-    return Norms(name, bits, layers, int(table.columns[0]), table.to_numpy(float))
-
-
-def _name(case: Sequence[Any]) -> str:
-    *rules, seed = case
-    parts = [str(rule) for rule in rules if rule not in ("identity", "ema")]
-    return ", ".join(parts + ([f"seed {seed}"] if seed else []))
+    norms = []
+    for (*rules, seed, bits), rows in cases:
+        parts = [str(rule) for rule in rules if rule not in ("identity", "ema")]
+        name = ", ".join(parts + ([f"seed {seed}"] if seed else []))
+        table = rows.pivot_table("norm", "layer", "step", sort=False, dropna=False)
+        layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
+        norms.append(Norms(name, int(bits), layers, int(table.columns[0]), table.to_numpy(float)))
+    return norms
 
 
 def limits(all_norms: Iterable[Norms]) -> tuple[float, float]:

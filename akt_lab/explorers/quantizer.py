@@ -168,7 +168,8 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
     span = _span(values.rows)
     axis = torch.linspace(*span, 400)
     stairs = torch.stack((axis, _rounded(axis[None], one, bits, clip)[0])).numpy()
-    levels = _levels(one * clip, bits)
+    scale, zero_point = affine_parameters(clip * one[0], clip * one[1], bits)
+    levels = ((torch.arange(2**bits) - zero_point) * scale).numpy()
     half = (levels[1] - levels[0]) / 2  # what rounds to an outermost level is inside the grid
     lows, highs = (clip * ends[..., i, None] for i in (0, 1))
     outside = (values.rows < lows.clamp(max=0)) | (values.rows > highs.clamp(min=0))
@@ -189,11 +190,6 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
 def _rounded(rows: Tensor, ends: Tensor, bits: int, clip: float) -> Tensor:
     scale, zero_point = affine_parameters(clip * ends[..., 0], clip * ends[..., 1], bits)
     return fake_quantize(rows, scale, zero_point, bits)
-
-
-def _levels(ends: Tensor, bits: int) -> np.ndarray:
-    scale, zero_point = affine_parameters(ends[0], ends[1], bits)
-    return ((torch.arange(2**bits) - zero_point) * scale).numpy()
 
 
 def _error(rows: Tensor, rounded: Tensor) -> float:

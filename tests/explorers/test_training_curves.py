@@ -95,7 +95,7 @@ def test_curves_that_grow_are_those_of_all_rows(tmp_path):
 def test_a_look_at_a_long_run_touches_its_latest_rows_only(tmp_path, monkeypatch):
     settings = {**RECORD["settings"], "epochs": 400, "steps": 200}
     record, path = {**RECORD, "settings": settings}, tmp_path / "history.jsonl"
-    rows = [_ | {"epoch": i // 200} for i, _ in enumerate(400 * steps(200))]
+    rows = [row | {"epoch": i // 200} for i, row in enumerate(400 * steps(200))]
     write(path, rows[:79_990])
     followed = History(path, rows_a_point(record))
     followed.read()
