@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from akt_lab.errors import AktError
 
-WIDTH = 110  # dots an inch
+DPI = 110
 
 
 def show(figure: Figure, alt: str, reading: str) -> None:
@@ -34,7 +34,7 @@ def show(figure: Figure, alt: str, reading: str) -> None:
 def as_html(figure: Figure, alt: str, reading: str) -> str:
     """The figure as an <img> with its alt text, and the reading as its caption."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=WIDTH, bbox_inches="tight")
+    figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     image = f'<img src="{source}" alt="{html.escape(alt)}" style="max-width:100%;background:white">'
     caption = f"<figcaption><em>{html.escape(reading)}</em></figcaption>"

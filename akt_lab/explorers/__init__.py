@@ -1,4 +1,4 @@
-"""Explorers: move a slider, see it change. A pure `draw` each, and a thin shell of ipywidgets."""
+"""Move a slider, see it change: `look` (numbers), `frame` and `fill` (picture), `show` (words)."""
 
 from akt_lab.explorers.app import app
 from akt_lab.explorers.attention import attention_explorer

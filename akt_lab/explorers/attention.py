@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
 from akt_lab.benches import Bench
 from akt_lab.errors import unknown
-from akt_lab.explorers.images import Images
+from akt_lab.explorers.explorer import Explorer, menu, slider
+from akt_lab.explorers.image_source import Images
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import END, Own, Students, bench_of
 from akt_lab.figures.style import COLOURS
 from akt_lab.graph import capture_maps, residual_bodies, trace
@@ -62,10 +62,10 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
 
     Args:
         bench: for how an image is shown.
-        teacher: from `tracing.trace`.
+        teacher: from `graph.trace`.
         student: from `quantizer.quantize_model`.
         x: (1, channels, S, S), normalised.
-        layer: one of `capture.residual_bodies`.
+        layer: one of `graph.residual_bodies`.
 
     Raises:
         UsageError: if there is no such layer.
@@ -73,7 +73,11 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
     layers = residual_bodies(teacher)  # type: ignore[arg-type]
     if layer not in layers:
         raise unknown("layer", layer, layers)
-    logits, maps = zip(*(_pass(network, x, layers) for network in (teacher, student)), strict=True)
+    logits, maps = [], []
+    for network in (teacher, student):
+        with capture_maps(network, layers) as found:
+            logits.append(network(x))
+        maps.append(list(found.values()))
     divergences = [attention_by_image(t, s)[0] for t, s in zip(*maps, strict=True)]
     chosen = layers.index(layer)
     pair = [m[chosen] for m in maps]
@@ -88,13 +92,6 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
         layers,
         (bench.classes[int(logits[0].argmax())], bench.classes[int(logits[1].argmax())]),
     )
-
-
-def _pass(network: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """Logits and maps."""
-    with capture_maps(network, layers) as maps:
-        logits = network(x)
-    return logits, list(maps.values())
 
 
 # ---- picture -------------------------------------------------------------------------------------
@@ -208,19 +205,13 @@ def attention_explorer(
 
     def follow() -> None:
         images.follow()
-        widths = there.bits(c["method"].value)
-        offer(c["bits"], widths, widths[0])
-        offer(c["epoch"], there.epochs(c["method"].value, c["bits"].value), END)
+        there.follow(c["method"], c["bits"], c["epoch"])
 
     def view(layer: str, method: str, bits: int, epoch: Any, **image: Any) -> View:
         return look(bench, teacher, there.load(method, bits, epoch), images.get(**image), layer)
 
     jump = ipywidgets.Button(description="Most different layer", tooltip="jump to it")
-    rows = [
-        *images.rows,
-        [c["method"], c["bits"]],
-        [c["layer"], c["epoch"], jump],
-    ]
+    rows = [*images.rows, [c["method"], c["bits"]], [c["layer"], c["epoch"], jump]]
     explorer = Explorer(lambda **values: show(view(**values)), c, rows, follow)
 
     def leap() -> None:

@@ -1,7 +1,6 @@
-"""A run in a process of its own, and its history read as it grows."""
+"""A run in a process of its own: paused, gone on with, stopped; it ends with the kernel."""
 
 import atexit
-import json
 import math
 import os
 import signal
@@ -11,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
@@ -108,51 +106,3 @@ class Background:
         own = [line for line in lines if line.startswith("akt-lab")]
         ended = f"the run ended with exit code {self.process.returncode}, and said nothing"
         return (own or lines or [ended])[-1]
-
-
-class Follower:
-    """Reads a history.jsonl as it grows, each line once.
-
-    Attributes:
-        rows: one a step, with the numbers that are drawn.
-        broken: lines that could not be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """`path` need not be there yet."""
-        self.path = path.absolute()
-        self._forget()
-
-    def _forget(self, file: int | None = None) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.broken, self._offset, self._file = 0, 0, file
-
-    def read(self) -> bool:
-        """Read what is new, whole lines only; start over if the file was cut by a resume."""
-        try:
-            with open(self.path, "rb") as file:
-                about = os.fstat(file.fileno())
-                if about.st_ino != self._file or about.st_size < self._offset:
-                    self._forget(about.st_ino)
-                file.seek(self._offset)
-                whole = file.read().rpartition(b"\n")[:2]
-        except OSError:  # not there yet, or not any more
-            return False
-        new = b"".join(whole)
-        self._offset += len(new)
-        for line in new.splitlines():
-            self._take(line)
-        return bool(new)
-
-    def _take(self, line: bytes) -> None:
-        try:
-            row = {name: float(value) for name, value in json.loads(line).items() if _shown(name)}
-            row["epoch"], row["step"]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            self.broken += 1
-        else:
-            self.rows.append(row)
-
-
-def _shown(name: str) -> bool:
-    return name in ("epoch", "step", "accuracy") or name.startswith(("generator/", "student/"))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import END, Kept, Students, bench_of, with_generator
 from akt_lab.figures.style import COLOURS
 from akt_lab.generator import Generator
@@ -163,10 +163,8 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
     bench = bench_of(made, bench)
     there = Students(bench, made)
     names = list(there.runs)
-
     real = cache(partial(real_mismatch, bench))
     generator = Kept(lambda run, epoch: load_generator(run, bench, epoch))
-
     bits = there.bits(names[0])
     c: dict[str, Any] = {
         "run": menu("run", names, names[0], "whose generator"),
@@ -176,14 +174,9 @@ def generator_explorer(runs: Sequence[Run] | None = None, bench: Bench | None = 
         "seed": slider("seed", SEEDS, 0, "of the noise"),
     }
 
-    def follow() -> None:
-        widths = there.bits(c["run"].value)
-        offer(c["bits"], widths, widths[0])
-        offer(c["epoch"], there.epochs(c["run"].value, c["bits"].value), END)
-
     def shown(run: str, bits: int, epoch: Any, label: int, seed: int) -> Shown:
         network = generator(there.runs[run][bits], epoch)
         return show(look(bench, network, label, seed, real(label)))
 
     rows = [[c["run"], c["bits"]], [c["label"], c["epoch"], c["seed"]]]
-    return Explorer(shown, c, rows, follow)
+    return Explorer(shown, c, rows, lambda: there.follow(c["run"], c["bits"], c["epoch"]))

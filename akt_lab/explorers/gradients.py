@@ -1,9 +1,12 @@
 """Explorer 3: gradient norms by layer and step, two runs side by side, and where they explode."""
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,20 +15,29 @@ from matplotlib.figure import Figure
 
 from akt_lab.analysis.gradients import Case, Explosion, explosion
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import Explorer, menu, offer, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, offer, slider
 from akt_lab.explorers.students import by_name
 from akt_lab.figures.style import COLOURS
-from akt_lab.runs.folder import Run
+from akt_lab.runs.folder import HISTORY, Run
 
 ALL, PREFIX = "all together", "gradient/"
 
-COLUMNS = 400  # of a heat map
+COLUMNS = 400  # of a heat map, and of a line over the steps, at most
 
 
-@dataclass(frozen=True)
+class Line(NamedTuple):
+    """Norms over the steps as they are drawn, (M,) both; and their explosion, at a height."""
+
+    steps: np.ndarray
+    norms: np.ndarray
+    burst: Explosion
+    height: float
+
+
+@dataclass(frozen=True, eq=False)
 class Norms:
-    """A run's gradient norms.
+    """A run's gradient norms; what is drawn of them is made once, and is no longer than a picture.
 
     Attributes:
         name: what a menu calls it.
@@ -46,6 +58,34 @@ class Norms:
         if layer == ALL:
             return np.sqrt((self.values**2).sum(axis=0))
         return self.values[self.layers.index(layer)]
+
+    @cached_property
+    def line(self) -> Callable[[str], Line]:
+        """Of one layer, or of all together."""
+        return cache(partial(_line, self))
+
+    @cached_property
+    def map(self) -> np.ndarray:
+        """Logarithms to the base 10, (L, M)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(_thinned(self.values))
+
+
+def _line(norms: Norms, layer: str) -> Line:
+    values = norms.of(layer)
+    burst, steps = explosion(values), norms.first + np.arange(len(values))
+    height = float(values[burst.step])
+    if len(values) > COLUMNS:  # then of each column the least and the largest
+        ends = [_thinned(values, rule) for rule in (np.fmin, np.fmax)]
+        steps, values = np.repeat(_thinned(steps, np.fmin), 2), np.stack(ends, axis=1).ravel()
+    return Line(steps, values, burst, height)
+
+
+def _thinned(values: np.ndarray, of_neighbours: np.ufunc = np.fmax) -> np.ndarray:
+    """At most COLUMNS: the largest, say, of neighbouring steps, so that none is lost."""
+    count = values.shape[-1]
+    starts = np.arange(0, count, max(1, -(-count // COLUMNS)))
+    return of_neighbours.reduceat(values, starts, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +108,7 @@ class View:
 
     def bursts(self) -> list[Explosion]:
         """Of both, in the chosen layer."""
-        return [explosion(norms.of(self.layer)) for norms in self.pair]
+        return [norms.line(self.layer).burst for norms in self.pair]
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -88,15 +128,26 @@ def of_runs(runs: Sequence[Run]) -> list[Norms]:
 
 
 def _of_run(name: str, bits: int, run: Run) -> Norms | None:
-    history, warmup = run.history(), run.entry("settings")["warmup_epochs"]
-    columns = [c for c in history if c.startswith(PREFIX)]
-    if not columns:
+    if not (path := run / HISTORY).exists():
         return None
-    rows = history.loc[history["epoch"] >= warmup, columns]
-    if rows.empty:
-        return None
-    layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in columns)
-    return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy(float).T)
+    about, warmup = path.stat(), run.entry("settings")["warmup_epochs"]
+    rows = _read(path.absolute(), warmup, (about.st_ino, about.st_size, about.st_mtime_ns))
+    layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in rows)
+    return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy().T) if layers else None
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, warmup: int, stamp: object) -> pd.DataFrame:
+    """The norms in a history, a row a step after the warm-up; `stamp`: anew if it is another."""
+    rows = {}
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                if line.endswith(b"\n") and (row := json.loads(line))["epoch"] >= warmup:
+                    rows[number] = {n: v for n, v in row.items() if n.startswith(PREFIX)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AktError(f"{path} cannot be read ({error})") from error
+    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=float)
 
 
 def of_study(found: pd.DataFrame) -> list[Norms]:
@@ -105,19 +156,14 @@ def of_study(found: pd.DataFrame) -> list[Norms]:
     counted = found["ranges"] + " " + found["observed"].astype(str)
     found = found.assign(ranges=found["ranges"].where(usual, counted))
     cases = found.groupby(["loss", "gradient", "ranges", "seed", "bits"], sort=False)
-    return [_of_case(_name(case[:-1]), int(case[-1]), rows) for case, rows in cases]
-
-
-def _of_case(name: str, bits: int, rows: pd.DataFrame) -> Norms:
-    table = rows.pivot_table(index="layer", columns="step", values="norm", sort=False, dropna=False)
-    layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
-    return Norms(name, bits, layers, int(table.columns[0]), table.to_numpy(float))
-
-
-def _name(case: Sequence[Any]) -> str:
-    *rules, seed = case
-    parts = [str(rule) for rule in rules if rule not in ("identity", "ema")]
-    return ", ".join(parts + ([f"seed {seed}"] if seed else []))
+    norms = []
+    for (*rules, seed, bits), rows in cases:
+        parts = [str(rule) for rule in rules if rule not in ("identity", "ema")]
+        name = ", ".join(parts + ([f"seed {seed}"] if seed else []))
+        table = rows.pivot_table("norm", "layer", "step", sort=False, dropna=False)
+        layers = tuple(str(layer).removesuffix(".weight") for layer in table.index)
+        norms.append(Norms(name, int(bits), layers, int(table.columns[0]), table.to_numpy(float)))
+    return norms
 
 
 def limits(all_norms: Iterable[Norms]) -> tuple[float, float]:
@@ -161,31 +207,23 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
     """Both runs, and the scrubber."""
     *maps, lines, layers = figure.axes
     low, high = np.log10(view.limits)
-    for axes, norms, burst, style in zip(maps, view.pair, view.bursts(), STYLES, strict=True):
-        count, steps = norms.values.shape
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log10(_thinned(norms.values))
-        extent = (norms.first - 0.5, norms.first + steps - 0.5, count + 0.5, 0.5)
-        yield axes.imshow(logs, cmap="cividis", vmin=low, vmax=high, extent=extent, aspect="auto",
-                          interpolation="nearest")  # fmt: skip
+    for axes, norms, style in zip(maps, view.pair, STYLES, strict=True):
+        count, length = norms.values.shape
+        extent = (norms.first - 0.5, norms.first + length - 0.5, count + 0.5, 0.5)
+        yield axes.imshow(norms.map, cmap="cividis", vmin=low, vmax=high, extent=extent,
+                          interpolation="nearest", aspect="auto")  # fmt: skip
         yield axes.axvline(view.step, color="white", linewidth=1.5)
         yield axes.text(0.5, 1.03, f"{norms.name}, {_bits(norms.bits)}", ha="center",
                         transform=axes.transAxes, color=style["color"])  # fmt: skip
-        over = norms.of(view.layer)
-        yield from lines.plot(norms.first + np.arange(steps), over, linewidth=1.2, **style)
-        mark, largest = "X" if burst.exploded else "o", over[burst.step]
+        steps, over, burst, largest = norms.line(view.layer)
+        yield from lines.plot(steps, over, linewidth=1.2, **style)
+        mark = "X" if burst.exploded else "o"
         height = largest if np.isfinite(largest) else view.limits[1]
         yield from lines.plot(norms.first + burst.step, height, mark, markersize=9, clip_on=False,
                               markeredgecolor="black", color=style["color"])  # fmt: skip
         at = _column(norms, view.step)
         yield from layers.plot(np.arange(1, count + 1), at, marker="o", markersize=4, **style)
     yield lines.axvline(view.step, color="0.4", linewidth=1)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    """At most COLUMNS of a heat map: the largest of neighbouring steps, so that none is lost."""
-    starts = np.arange(0, values.shape[1], max(1, -(-values.shape[1] // COLUMNS)))
-    return np.fmax.reduceat(values, starts, axis=1)
 
 
 def _column(norms: Norms, step: int) -> np.ndarray:
@@ -258,7 +296,17 @@ def gradient_explorer(
     ends = limits(everything)
     last = max(norms.first + norms.values.shape[1] for norms in everything) - 1
     span = min(norms.first for norms in everything), last
-    c = _controls(found, list(found), range(span[0], span[1] + 1))
+    first = next(iter(found))
+    c: dict[str, Any] = {}
+    for side, tip, bits in (
+        ("left", "a run", _widths(found[first])[0][1]),
+        ("right", "the run to compare it with", max(found[first])),
+    ):
+        c[side] = menu(side, list(found), first, tip)
+        about = "of weights and activations"
+        c[f"{side}_bits"] = slider("bits", _widths(found[first]), bits, about)
+    c["layer"] = menu("layer", [ALL], ALL, "whose norm is drawn over the steps")
+    c["step"] = slider("step", range(span[0], last + 1), span[0], "of training: the scrubber")
 
     def follow() -> None:
         for side in ("left", "right"):
@@ -272,19 +320,3 @@ def gradient_explorer(
 
     rows = [[c["left"], c["left_bits"]], [c["right"], c["right_bits"]], [c["layer"], c["step"]]]
     return Explorer(lambda **values: show(view(**values)), c, rows, follow)
-
-
-def _controls(
-    found: Mapping[str, Mapping[int, Norms]], names: Sequence[str], steps: range
-) -> dict[str, Any]:
-    first = names[0]
-    c: dict[str, Any] = {"left": menu("left", names, first, "a run"), "left_bits": None}
-    c |= {"right": menu("right", names, first, "the run to compare it with"), "right_bits": None}
-    narrow = min(found[first], key=lambda bits: bits or 99)
-    for side, bits in (("left", narrow), ("right", max(found[first]))):
-        c[f"{side}_bits"] = slider(
-            "bits", _widths(found[c[side].value]), bits, "of weights and activations"
-        )
-    c["layer"] = menu("layer", [ALL], ALL, "whose norm is drawn over the steps")
-    c["step"] = slider("step", steps, steps[0], "of training: the scrubber")
-    return c

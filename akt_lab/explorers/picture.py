@@ -81,20 +81,18 @@ class Picture:
             canvas: Any = figure.canvas
             canvas.restore_region(background)
             try:
-                self._paint(figure, view)
+                added = list(self.fill(figure, view))
+                for artist in sorted(added, key=Artist.get_zorder):
+                    artist.draw(canvas.renderer)
+                for artist in added:
+                    artist.remove()
             except BaseException:  # half a filling is left in it
                 del self._frames[self.key(view)]
                 raise
-        return _as_png(canvas)
-
-    def _paint(self, figure: Figure, view: Any) -> None:
-        """Fill a frame, draw what was added, and take it out again."""
-        canvas: Any = figure.canvas
-        added = list(self.fill(figure, view))
-        for artist in sorted(added, key=Artist.get_zorder):
-            artist.draw(canvas.renderer)
-        for artist in added:
-            artist.remove()
+        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "png", compress_level=1)
+        return file.getvalue()
 
     def _framed(self, view: Any) -> Figure:
         figure = Figure(figsize=self.size, dpi=DPI)
@@ -113,10 +111,3 @@ class Picture:
         for oldest in list(self._frames)[:-KEPT]:
             del self._frames[oldest]
         return kept
-
-
-def _as_png(canvas: Any) -> bytes:
-    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "png", compress_level=1)
-    return file.getvalue()

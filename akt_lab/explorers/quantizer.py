@@ -13,8 +13,8 @@ from torch import Tensor
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import unknown
+from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.explorers.shell import Explorer, menu, slider
 from akt_lab.figures.style import COLOURS
 from akt_lab.graph import CONVOLUTION, trace
 from akt_lab.quantizer import (
@@ -125,11 +125,8 @@ def _batches(bench: Bench) -> Iterator[Tensor]:
 def _input(network: torch.nn.Module, layer: str, x: Tensor) -> Tensor:
     found: list[Tensor] = []
     module = network.get_submodule(layer)
-    handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
-    try:
+    with module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone())):
         network(x)
-    finally:
-        handle.remove()
     return found[0]
 
 
@@ -171,7 +168,8 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
     span = _span(values.rows)
     axis = torch.linspace(*span, 400)
     stairs = torch.stack((axis, _rounded(axis[None], one, bits, clip)[0])).numpy()
-    levels = _levels(one * clip, bits)
+    scale, zero_point = affine_parameters(clip * one[0], clip * one[1], bits)
+    levels = ((torch.arange(2**bits) - zero_point) * scale).numpy()
     half = (levels[1] - levels[0]) / 2  # what rounds to an outermost level is inside the grid
     lows, highs = (clip * ends[..., i, None] for i in (0, 1))
     outside = (values.rows < lows.clamp(max=0)) | (values.rows > highs.clamp(min=0))
@@ -192,11 +190,6 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
 def _rounded(rows: Tensor, ends: Tensor, bits: int, clip: float) -> Tensor:
     scale, zero_point = affine_parameters(clip * ends[..., 0], clip * ends[..., 1], bits)
     return fake_quantize(rows, scale, zero_point, bits)
-
-
-def _levels(ends: Tensor, bits: int) -> np.ndarray:
-    scale, zero_point = affine_parameters(ends[0], ends[1], bits)
-    return ((torch.arange(2**bits) - zero_point) * scale).numpy()
 
 
 def _error(rows: Tensor, rounded: Tensor) -> float:

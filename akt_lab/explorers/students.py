@@ -1,18 +1,22 @@
 """The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from akt_lab.analysis import kept
 from akt_lab.analysis.gradients import Case, make_student
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError
+from akt_lab.explorers.explorer import offer
 from akt_lab.methods import get_method
 from akt_lab.runs.folder import CHECKPOINT, RECORD, STUDENT, Run
 from akt_lab.runs.networks import load_student
+from akt_lab.settings import Settings
 
 Load = Callable[[Run, int | None], Any]  # a run's network, at its end or after an epoch
 
@@ -33,40 +37,29 @@ def bench_of(runs: Sequence[Run], bench: Bench | None) -> Bench:
     Raises:
         AktError: if the runs are not of one bench.
     """
-    for run in runs:
-        if run.entry("bench") != runs[0].entry("bench"):
-            raise AktError(
-                f"{runs[0].folder} and {run.folder} are runs of different benches: "
-                "choose a folder with runs of one"
-            )
-    if bench is not None:
-        return bench
-    spec = BenchSpec.from_dict(runs[0].entry("bench")) if runs else BenchSpec()
-    return load_bench(spec)
+    if bench is None:
+        return kept.bench_of(runs) if runs else load_bench(BenchSpec())
+    if runs:
+        kept.check_one_bench(runs)
+    return bench
 
 
 def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
-    """Runs by what a menu calls them, then by bits: method and variant, or a folder's name."""
+    """Runs by what a menu calls them, then by bits: `Settings.label`, or a folder's name.
+
+    Runs of one name differ in their bits alone.
+    """
     found: dict[str, dict[int, Run]] = {}
+    kinds: dict[str, dict[str, Any]] = {}
     for run in runs:
-        settings = run.entry("settings")
-        akt = settings["method"].endswith("+akt")
-        name = f"{settings['method']} {settings['variant']}" if akt else settings["method"]
-        bits = settings["weight_bits"]
-        there = found.get(name, {})
-        if bits in there or any(_but_bits(other) != _but_bits(run) for other in there.values()):
-            name = run.folder.name
-        if bits in found.get(name, {}):
-            name = str(run.folder)
+        settings = Settings.from_dict(run.entry("settings"))
+        bits, wider = settings.weight_bits, settings.act_bits - settings.weight_bits
+        kind = asdict(settings) | {"weight_bits": 0, "act_bits": wider}
+        for name in (settings.label, run.folder.name, str(run.folder)):
+            if bits not in found.get(name, {}) and kinds.setdefault(name, kind) == kind:
+                break
         found.setdefault(name, {})[bits] = run
     return found
-
-
-def _but_bits(run: Run) -> dict[str, Any]:
-    """A run's settings; of its bits only how those of activations differ."""
-    settings = dict(run.entry("settings"))
-    weight_bits = settings.pop("weight_bits")
-    return {**settings, "act_bits": settings["act_bits"] - weight_bits}
 
 
 def with_generator(runs: Sequence[Run]) -> list[Run]:
@@ -124,6 +117,12 @@ class Students:
         """The epochs that a run kept, and its end."""
         kept = self.runs[name][bits].epochs if name in self.runs else []
         return [*kept, END]
+
+    def follow(self, name: Any, bits: Any, epoch: Any) -> None:
+        """Offer the bit-widths and epochs that there are; takes the controls of all three."""
+        widths = self.bits(name.value)
+        offer(bits, widths, widths[0])
+        offer(epoch, self.epochs(name.value, bits.value), END)
 
     def load(self, name: str, bits: int, epoch: int | str = END) -> nn.Module:
         """A student, ready to run.

@@ -17,9 +17,10 @@ from typing import Any
 import ipywidgets as w
 
 from akt_lab.errors import AktError, UsageError
-from akt_lab.explorers.background import Background, Follower
-from akt_lab.explorers.curves import look, show
-from akt_lab.explorers.shell import LABEL, Telling, menu, slider
+from akt_lab.explorers.background import Background
+from akt_lab.explorers.explorer import LABEL, Telling, menu, slider
+from akt_lab.explorers.history import History
+from akt_lab.explorers.training_curves import look, rows_a_point, show
 from akt_lab.files import LOCK
 from akt_lab.methods import METHODS
 from akt_lab.quantizer import MAX_BITS, MIN_BITS
@@ -91,28 +92,33 @@ class TrainingPanel(Telling):
         self.default, self.state, self.place = folder, "idle", "free"
         self.background: Background | None = None
         self.ended = ""  # what is said of the last run, until the next
-        self.controls, self.folder = _controls(), _folder(free_folder(folder))
-        self.start, self.pause, self.stop = _buttons()
-        self.progress = w.IntProgress(description="steps", style={"description_width": LABEL})
+        style = {"description_width": LABEL}
+        self.controls = _controls()
+        self.folder = w.Text(
+            free_folder(folder), description="run folder", tooltip="where the run is kept",
+            continuous_update=False, style=style, layout=w.Layout(width="23em"),
+        )  # fmt: skip
+        self.start = w.Button(
+            description="Start", icon="play", tooltip="start a new run in the folder"
+        )
+        self.pause = w.Button(description="Go on", tooltip="hold the run, or let it go on")
+        self.stop = w.Button(
+            description="Stop", icon="stop", tooltip="end the run; it can go on later"
+        )
+        self.progress = w.IntProgress(description="steps", style=style)
         self.status, self.picture, self.commands = (w.HTML() for _ in range(3))
         super().__init__()
-        self.arrange(self._rows(), [self.picture, self.commands])
-        self._connect()
-        self._look_into_folder()
-
-    def _rows(self) -> list[list[Any]]:
-        """Controls, in the order in which Tab reaches them."""
         named = list(self.controls.values())
         buttons = [self.folder, self.start, self.pause, self.stop]
-        return [named[:3], named[3:], buttons, [self.progress, self.status]]
-
-    def _connect(self) -> None:
-        for control in self.controls.values():
+        rows = [named[:3], named[3:], buttons, [self.progress, self.status]]
+        self.arrange(rows, [self.picture, self.commands])
+        for control in named:
             control.observe(lambda _: self.attempt(self._update), "value")
         self.folder.observe(lambda _: self.attempt(self._look_into_folder), "value")
         self.start.on_click(lambda _: self.attempt(self._start))
         self.pause.on_click(lambda _: self.attempt(self._pause_or_go_on))
         self.stop.on_click(lambda _: self.attempt(self._stop))
+        self._look_into_folder()
 
     # -- what the user does --
 
@@ -205,24 +211,28 @@ class TrainingPanel(Telling):
 
     def _open(self) -> None:
         """Read what the folder holds, from the beginning."""
-        self.history = Follower(Path(self.folder.value) / HISTORY)
         self.record: dict[str, Any] = {"settings": self._settings().to_dict()}
-        self._stale, self._drawn = self.history.read(), 0.0
+        self.history = History(Path(self.folder.value) / HISTORY, rows_a_point(self.record))
+        self._stale, self._drawn = False, 0.0
         self._read_record()
+        self._stale = self.history.read()
 
     def _read_record(self) -> None:
         """The run's own record, once it is there; it stays known if the folder is deleted."""
         run = Run(self.history.path.parent)
         if (run / RECORD).exists():
             self.record |= run.record
+        if (block := rows_a_point(self.record)) != self.history.block:  # not as the controls say
+            self.history = History(self.history.path, block)
 
     # -- what is on the screen --
 
     def _draw(self) -> None:
         self._stale, self._drawn = False, time.monotonic()
         self._read_record()
-        view = look(self.history.rows, self.record)
-        self.progress.max, self.progress.value = view.total, len(self.history.rows)
+        self.history.read()
+        view = look(self.history, self.record)
+        self.progress.max, self.progress.value = view.total, self.history.rows
         self.picture.value = show(view).to_html()
 
     def _update(self) -> None:
@@ -230,7 +240,7 @@ class TrainingPanel(Telling):
         busy = self.state in BUSY
         for control in (*self.controls.values(), self.folder):
             control.disabled = busy
-        self.controls["variant"].disabled |= not METHODS[self.controls["method"].value].akt
+        self.controls["variant"].disabled |= not self._settings().has_akt
         self.start.disabled = busy or self.place != "free"
         self.pause.disabled = self.state == "stopping" or not (busy or self.place == "unfinished")
         running = self.state == "running"
@@ -243,9 +253,9 @@ class TrainingPanel(Telling):
             self.say(f"{self.history.broken} broken lines in {self.history.path} are left out")
 
     def _status(self) -> str:
-        rows, s = self.history.rows, self.record["settings"]
-        epoch = int(rows[-1]["epoch"]) + 1 if rows else 1
-        at = f"epoch {epoch} of {s['epochs']}, step {len(rows)} of {s['epochs'] * s['steps']}"
+        rows, last, s = self.history.rows, self.history.last, self.record["settings"]
+        epoch = int(last["epoch"]) + 1 if last else 1
+        at = f"epoch {epoch} of {s['epochs']}, step {rows} of {s['epochs'] * s['steps']}"
         seconds = f"{self.background.seconds:.0f} s so far" if self.background else ""
         match self.state:
             case "done" | "failed" if self.ended:
@@ -261,16 +271,14 @@ class TrainingPanel(Telling):
             case "stopped":
                 return "stopped before its first step: Start begins again"
             case "done":
-                return f"done: {self._outcome()}; kept in {self.folder.value}"
+                student = self.record.get("accuracy", {}).get("last", math.nan)
+                teacher = self.record.get("teacher_accuracy", math.nan)
+                return f"done: {student:.2f}% (teacher {teacher:.2f}%); kept in {self.folder.value}"
             case "failed":
                 return f"failed: {at}"
         if self.place == "unfinished":
             return f"unfinished: {at}; it goes on with its own settings"
         return "ready" if self.place == "free" else ""
-
-    def _outcome(self) -> str:
-        last = self.record.get("accuracy", {}).get("last", math.nan)
-        return f"{last:.2f}% (teacher {self.record.get('teacher_accuracy', math.nan):.2f}%)"
 
     def _as_commands(self) -> str:
         lines = []
@@ -293,7 +301,7 @@ class TrainingPanel(Telling):
 
     def _words(self) -> list[str]:
         values = {name: control.value for name, control in self.controls.items()} | FIXED
-        if not METHODS[values["method"]].akt:
+        if not self._settings().has_akt:
             del values["variant"]
         options = [(f"--{name.replace('_', '-')}", str(v)) for name, v in values.items()]
         return [*chain(*options), "--watch", *self._out()]
@@ -321,25 +329,6 @@ def _controls() -> dict[str, Any]:
         "steps": slider("steps", (5, 10, 25, 50, 100, 200), 50, "of each epoch"),
         "seed": slider("seed", range(10), 0, "of the generator and its noise"),
     }
-
-
-def _folder(name: str) -> w.Text:
-    return w.Text(
-        name,
-        description="run folder",
-        tooltip="where the run is kept",
-        continuous_update=False,
-        style={"description_width": LABEL},
-        layout=w.Layout(width="23em"),
-    )
-
-
-def _buttons() -> tuple[w.Button, w.Button, w.Button]:
-    return (
-        w.Button(description="Start", icon="play", tooltip="start a new run in the folder"),
-        w.Button(description="Go on", tooltip="hold the run, or let it go on"),
-        w.Button(description="Stop", icon="stop", tooltip="end the run; it can go on later"),
-    )
 
 
 _panels: dict[str, TrainingPanel] = {}

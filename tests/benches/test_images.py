@@ -1,3 +1,6 @@
+import io
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ from PIL import Image
 
 from akt_lab.benches import images as images_module
 from akt_lab.benches import load_bench
-from akt_lab.benches.images import FolderImages, read_image_folder
+from akt_lab.benches.images import FolderImages, decode_image, read_image_folder
 from akt_lab.errors import AktError
 from akt_lab.runs.training import evaluate
 from tests.benches.test_bench import own, write_images
@@ -96,3 +99,32 @@ def test_image_folders(tmp_path):
     (mixed / "cat" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(AktError, match=r"broken\.png is not an image"):
         read_image_folder(mixed, 3, image_size=4, progress=False)
+
+
+def test_an_image_is_upright():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # a camera held on its side: shown turned by a quarter, clockwise
+    side = Image.new("L", (40, 40))
+    side.paste(255, (0, 0, 20, 40))  # its left comes to the top
+    side.save(file, "jpeg", exif=exif)
+    (image,) = decode_image(file.getvalue(), 1, 16).int()
+    assert image[:6].min() > 200 > 50 > image[-6:].max()
+
+
+def test_a_strip_is_no_image():
+    for size in ((1, 100_000), (100_000, 1)):
+        file = io.BytesIO()
+        Image.new("L", size).save(file, "png")
+        with pytest.raises(AktError, match="not an image that can be read"):
+            decode_image(file.getvalue(), 3, 224)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_broken_image_is_told_in_a_sentence():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    Image.effect_noise((40, 30), 90).save(file, "jpeg", exif=exif)
+    data = file.getvalue()
+    for place in range(data.index(b"Exif"), data.index(b"maker")):
+        with suppress(AktError):
+            decode_image(data[:place] + b"\0" + data[place + 1 :], 1, 16)

@@ -3,25 +3,27 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from akt_lab import losses
+from akt_lab.explorers.history import History, Row
 from akt_lab.explorers.picture import Picture, Shown
 from akt_lab.figures.style import COLOURS
-from akt_lab.methods import METHODS
+from akt_lab.settings import Settings
 
 POINTS = 100  # of a curve
 
 DECADES = 4  # of a logarithmic axis, at most
 
-NORM, ENTROPY = "student/gradient_norm", "student/difference_entropy"
+NORM = "student/gradient_norm"
 
 BOXES = ((0.06, 0.57, 0.36, 0.35), (0.06, 0.13, 0.36, 0.35),
          (0.675, 0.57, 0.31, 0.35), (0.675, 0.13, 0.31, 0.35))  # fmt: skip
@@ -57,44 +59,40 @@ class View:
     warmup: int
 
 
-def look(rows: Sequence[Mapping[str, float]], record: Mapping[str, Any]) -> View:
+def rows_a_point(record: Mapping[str, Any]) -> int:
+    """How many steps of a run make one point, so that the whole has at most 100."""
+    return math.ceil(record["settings"]["epochs"] * record["settings"]["steps"] / POINTS)
+
+
+def look(history: History, record: Mapping[str, Any]) -> View:
     """A history as curves.
 
     Args:
-        rows: from `Follower`.
+        history: in blocks of `rows_a_point`.
         record: of the run; `settings` must be there.
     """
-    settings = record["settings"]
-    total = settings["epochs"] * settings["steps"]
-    table = pd.DataFrame(rows).reindex(columns=_columns(rows))
-    done = table["epoch"] * settings["steps"] + table["step"] + 1
-    blocks = table.groupby(np.arange(len(table)) // math.ceil(total / POINTS))
-    terms = blocks[[c for c in table if "/" in c and c != NORM]].median()
-    if ENTROPY in terms:
-        terms[ENTROPY] += _depth(settings, record.get("classes", 1))
-    scored = table["accuracy"].notna()
+    settings = Settings.from_dict(record["settings"])
+    points, nothing = history.points, (math.nan,) * 3
+    floor = partial(losses.floor, classes=record.get("classes", 1),
+                    temperature=settings.temperature, weight=settings.logit_weight)  # fmt: skip
+
+    def of(name: str) -> np.ndarray:  # (N, 3)
+        spread = [point.spread.get(name, nothing) for point in points]
+        return np.reshape(spread, (-1, 3)) - floor(name.removeprefix("student/"))
+
+    def done(rows: Iterable[Row]) -> np.ndarray:
+        return np.array([row["epoch"] * settings.steps + row["step"] + 1 for row in rows])
+
+    drawn = [n for n in history.last or () if "/" in n and n != NORM]  # a term that came, stays
     return View(
-        done.groupby(blocks.ngroup()).max().to_numpy(),
-        {str(name): values.to_numpy() for name, values in terms.items()},
-        np.stack([blocks[NORM].median(), blocks[NORM].min(), blocks[NORM].max()]),
-        np.stack([done[scored], table["accuracy"][scored]]),
+        done(point.last for point in points),
+        {name: of(name)[:, 0] for name in drawn},
+        of(NORM).T,
+        np.stack([done(history.scored), np.array([row["accuracy"] for row in history.scored])]),
         record.get("teacher_accuracy"),
-        total,
-        settings["warmup_epochs"] * settings["steps"],
+        settings.epochs * settings.steps,
+        settings.warmup_epochs * settings.steps,
     )
-
-
-def _columns(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """Every name in the history, in order; those that are always drawn, even before they come."""
-    last = rows[-1:]  # a student's terms come after the warm-up, and stay
-    return list(dict.fromkeys(["epoch", "step", NORM, "accuracy", *(n for r in last for n in r)]))
-
-
-def _depth(settings: Mapping[str, Any], classes: int) -> float:
-    """How far below 0 the least value of -T^2 H lies, with its weight beside AKT's features."""
-    shared = METHODS[settings["method"]].akt and settings["variant"] == "paper"
-    weight = 1 - settings["alpha"] if shared else 1.0
-    return weight * settings["temperature"] ** 2 * math.log(classes)
 
 
 # ---- picture -------------------------------------------------------------------------------------
@@ -108,7 +106,8 @@ def frame(figure: Figure, view: View) -> None:
         axes = figure.add_axes(box)
         axes.set(xlim=(0, view.total), title=title, yscale="log", ylim=limits)
         axes.set_xticks(np.linspace(0, view.total, 5))
-        axes.set_yticks(*_decades_between(*limits))
+        first, last = (round(math.log10(end)) for end in limits)
+        axes.set_yticks(ticks := 10.0 ** np.arange(first, last + 1), [f"{t:g}" for t in ticks])
         axes.yaxis.set_minor_locator(NullLocator())
         axes.axvspan(0, view.warmup, color="0.94", linewidth=0)
         if box[1] > 0.5:  # the upper row
@@ -137,11 +136,6 @@ def decades(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
     top = math.floor(np.log10(values.max(initial=high / 2))) + 1
     bottom = math.floor(np.log10(values.min(initial=low)))
     return 10.0 ** max(bottom, top - DECADES), 10.0**top
-
-
-def _decades_between(low: float, high: float) -> tuple[np.ndarray, list[str]]:
-    ticks = 10.0 ** np.arange(round(math.log10(low)), round(math.log10(high)) + 1)
-    return ticks, [f"{tick:g}" for tick in ticks]
 
 
 def fill(figure: Figure, view: View) -> Iterable[Artist]:

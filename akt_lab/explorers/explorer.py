@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as w
 
 from akt_lab.errors import AktError
-from akt_lab.explorers.page import script
+from akt_lab.explorers.page_script import script
 from akt_lab.explorers.picture import Shown
 
 LABEL = "7em"  # width of a control's label
@@ -40,10 +40,8 @@ class Telling(w.VBox):
         """Do what a control asks for; say so if it cannot be done."""
         try:
             action()
-        except AktError as error:
-            self.say(str(error))
         except Exception as error:  # a callback's traceback would be seen by nobody
-            self.say(unforeseen(error))
+            self.message.value = alert(error)
 
 
 class Explorer(Telling):
@@ -81,16 +79,10 @@ class Explorer(Telling):
 
     def set(self, **values: Any) -> None:
         """Set several controls, and draw once."""
-        with self.together():
+        with self._quietly():
             for name, value in values.items():
                 self.controls[name].value = value
                 self._adapt()  # the next value may be one that this one brings
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Several changes inside the block, one picture at its end."""
-        with self._quietly():
-            yield
         self.refresh()
 
     @contextmanager
@@ -123,15 +115,12 @@ class Explorer(Telling):
                 self.follow()
 
 
-def unforeseen(error: Exception) -> str:
-    """The sentence for an error that is nobody's mistake but ours."""
-    return f"this should not have happened ({type(error).__name__}: {error})"
-
-
-def alert(sentence: str) -> str:
-    """A sentence that stands out."""
+def alert(about: str | Exception) -> str:
+    """A sentence that stands out; of an error that is nobody's mistake but ours, with its type."""
+    ours = isinstance(about, Exception) and not isinstance(about, AktError)
+    sentence = f"this should not have happened ({type(about).__name__}: {about})" if ours else about
     style = "border-left:4px solid #d55e00;background:#fff4ec;color:#222;padding:4px 10px"
-    return f'<div role="alert" style="{style}">{html.escape(sentence)}</div>'
+    return f'<div role="alert" style="{style}">{html.escape(str(sentence))}</div>'
 
 
 # ---- controls ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 from akt_lab.benches import Bench
 from akt_lab.benches.images import decode_image
 from akt_lab.errors import AktError
-from akt_lab.explorers.shell import menu, slider
+from akt_lab.explorers.explorer import menu, slider
 from akt_lab.explorers.students import Kept, with_generator
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator
@@ -64,19 +64,14 @@ class Images:
         """
         if source == SYNTHETIC:
             generator = self.generator(self.runs[0])
-            z = torch.randn(1, generator.latent, generator=_rng(number))
-            return generator(z, torch.tensor([label]))
+            rng = torch.Generator().manual_seed(number)
+            return generator(torch.randn(1, generator.latent, generator=rng), torch.tensor([label]))
         if source == FILE:
             if not file:
                 raise AktError("choose an image file, or drop one on the button")
             data = bytes(file[-1]["content"])
-            return self._normalised(decode_image(data, self.bench.channels, self.bench.image_size))
-        those = (self.bench.labels == label).nonzero().flatten()
-        return self._normalised(self.bench.images[int(those[number % len(those)])])
-
-    def _normalised(self, image: Tensor) -> Tensor:
+            image = decode_image(data, self.bench.channels, self.bench.image_size)
+        else:
+            those = (self.bench.labels == label).nonzero().flatten()
+            image = self.bench.images[int(those[number % len(those)])]
         return self.bench.normalise(image[None])
-
-
-def _rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

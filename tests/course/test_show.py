@@ -1,0 +1,48 @@
+"""How the course shows a figure: with alt text and a reading, and none left open."""
+
+import base64
+import io
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from PIL import Image
+
+from akt_course.show import DPI, as_html, show
+from akt_lab.errors import AktError
+
+
+@pytest.fixture
+def figure():
+    made, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([1, 2])
+    yield made
+    plt.close(made)
+
+
+def test_the_page_holds_the_picture_and_both_texts(figure):
+    text = as_html(figure, 'a "line" < 2', "read <it> so")
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", text)[1])
+    width, height = Image.open(io.BytesIO(data)).size
+    assert width == pytest.approx(3 * DPI, rel=0.2)  # its margins are cut
+    assert height == pytest.approx(2 * DPI, rel=0.2)
+    assert 'alt="a &quot;line&quot; &lt; 2"' in text
+    assert "read &lt;it&gt; so</em></figcaption>" in text
+
+
+def test_it_is_displayed_for_eyes_and_ears_and_closed(figure):
+    InteractiveShell.instance()
+    with capture_output() as shown:
+        show(figure, "a line", "it rises")
+    (output,) = shown.outputs
+    assert output.data == {"text/html": as_html(figure, "a line", "it rises"),
+                           "text/plain": "a line"}  # fmt: skip
+    assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize(("alt", "reading"), [("", "it rises"), ("a line", " \n")])
+def test_a_figure_without_words_is_refused(figure, alt, reading):
+    with pytest.raises(AktError, match="needs alt text"):
+        show(figure, alt, reading)
