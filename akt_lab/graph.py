@@ -8,7 +8,6 @@ happens inside them.
 import copy
 import functools
 import inspect
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +28,6 @@ ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu prelu rrelu elu selu celu silu gelu mish hardswish hardtanh tanh "
     "sigmoid hardsigmoid softplus".split()
 )
-
-ADDITIONS = ("add", "iadd")
 
 # What may give back its input's memory; of modules, while they evaluate.
 VIEWS = frozenset(
@@ -131,10 +128,11 @@ def _put_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _twin(target: Any) -> Any:
-    """The function or method that computes what `target` does in place; None if there is none."""
+    """The function or method that computes what `target` does in place; None if there is none.
+
+    torch.fx itself records x += y as x + y.
+    """
     name = getattr(target, "__name__", target)
-    if getattr(operator, name, None) is target and name.startswith("i"):
-        return getattr(operator, f"__{name[1:]}__", None)  # iadd: __add__, which is add
     if not name.endswith("_") or name.endswith("__"):
         return None
     if isinstance(target, str):  # requires_grad is no method
@@ -266,7 +264,7 @@ def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         inputs = node.all_input_nodes
         is_conv = isinstance(_layer(network, node), CONVOLUTION)
         depth[node] = max((depth[i] for i in inputs), default=0) + is_conv
-        if operation(network, node) in ADDITIONS and len(inputs) == 2:
+        if operation(network, node) == "add" and len(inputs) == 2:
             found.append((node, max(inputs, key=depth.__getitem__)))
     return [(node, body) for node, body in found if body.op == "call_module"]
 
