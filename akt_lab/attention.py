@@ -25,9 +25,7 @@ from torch import Tensor
 from akt_lab.errors import AktError, unknown
 
 VARIANTS = ("paper", "code", "published")
-
 CODE_TEMPERATURE = 8.0
-
 TINY = 1e-12  # keeps the logarithm of an all-zero map finite
 
 

@@ -21,7 +21,6 @@ from akt_lab.errors import AktError, UsageError, unknown
 # ---- what a node does ---------------------------------------------------------------------------
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 CONVOLUTION = nn.modules.conv._ConvNd
 
 ACTIVATIONS = frozenset(
