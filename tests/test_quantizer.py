@@ -1,4 +1,5 @@
 import copy
+import importlib
 import math
 import subprocess
 import sys
@@ -148,30 +149,17 @@ def test_frozen_ranges_do_not_move(functional_net):
     assert all(torch.equal(b, m.high) for b, m in zip(before, uses(student), strict=True))
 
 
-def torchvision_net(name):
-    import torchvision
-
-    return getattr(torchvision.models, name)(weights=None)
-
-
-def cifar_net():
-    from pytorchcv.model_provider import get_model
-
-    return get_model("resnet20_cifar10")
-
-
 @pytest.mark.parametrize(
-    ("make", "size", "activations", "layers", "bodies"),
+    ("source", "name", "size", "activations", "layers", "bodies"),
     [
-        (lambda: torchvision_net("resnet18"), 64, 17, 21, 8),
-        (lambda: torchvision_net("mobilenet_v2"), 64, 35, 53, 10),
-        (cifar_net, 32, 19, 22, 9),
+        ("torchvision.models", "resnet18", 64, 17, 21, 8),
+        ("torchvision.models", "mobilenet_v2", 64, 35, 53, 10),
+        ("pytorchcv.models.resnet_cifar", "resnet20_cifar10", 32, 19, 22, 9),
     ],
-    ids=["resnet18", "mobilenet_v2", "resnet20_cifar10"],
 )
-def test_known_networks(make, size, activations, layers, bodies):
+def test_known_networks(source, name, size, activations, layers, bodies):
     torch.manual_seed(0)
-    teacher = make().eval()
+    teacher = getattr(importlib.import_module(source), name)().eval()
     x = torch.randn(8, 3, size, size)
     with torch.no_grad():
         for _ in range(20):  # settle the batch norms, or random weights let the signal vanish
@@ -312,11 +300,7 @@ def test_what_stays_in_float_is_named(functional_net):
         (lambda x, w: x + F.embedding(rows, w).mean(0), None, ["w"]),
         (lambda x, part: x + part(rows).mean(0), nn.Embedding(4, 4), ["part.weight"]),
         (lambda x, part: part(x), nn.LayerNorm(4), []),
-        (
-            lambda x, part: (x @ x.t()).softmax(1) @ x,
-            nn.Identity(),
-            [],
-        ),  # of activations: no weight
+        (lambda x, part: (x @ x.t()).softmax(1) @ x, nn.Identity(), []),  # holds no weight
     ):
         assert quantizer.stays_in_float(quantize_model(Beside(use, part))) == names
 
