@@ -26,8 +26,34 @@ from akt_lab.errors import AktError, unknown
 
 VARIANTS = ("paper", "code", "published")
 CODE_TEMPERATURE = 8.0
-
 TINY = 1e-12  # keeps the logarithm of an all-zero map finite
+
+
+class _Energies(torch.autograd.Function):
+    """mean_c(x^2) and mean_hw(x^2) of x (B, H*W, C), with a gradient of two passes over memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        squares = x.square()
+        return squares.mean(dim=2), squares.mean(dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, by_place: Tensor, by_channel: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        places, channels = x.shape[1:]
+        gradient = x * (2 / channels * by_place).unsqueeze(2)
+        return gradient.addcmul_((2 / places * by_channel).unsqueeze(1), x)
+
+
+def _energies(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, H, W) -> (B, H*W) and (B, C); channels last inside, as training stores x."""
+    return _Energies.apply(x.flatten(2).transpose(1, 2))
 
 
 def spatial_attention(x: Tensor) -> Tensor:
@@ -60,6 +86,18 @@ def channel_attention(x: Tensor) -> Tensor:
     return _energies(x)[1].softmax(dim=1)
 
 
+def _kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher || student) of each row, (B,).
+
+    As sum p (e^d - 1 - d), d = log q - log p: every term is of second order, so the tiny
+    divergences of near-uniform maps survive float32, where sum p (log p - log q) is mostly noise.
+    """
+    log_p, log_q = teacher_logits.log_softmax(1), student_logits.log_softmax(1)
+    p, d = log_p.exp(), log_q - log_p
+    excess = torch.where(d < 1, p * torch.expm1(d.clamp(max=1)), log_q.exp() - p)  # q - p
+    return (excess - p * d).sum(dim=1)
+
+
 def attention_divergences(
     student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], variant: str = "paper"
 ) -> tuple[Tensor, Tensor]:
@@ -77,22 +115,33 @@ def attention_divergences(
         UsageError: for an unknown variant.
         AktError: if there are no maps, or they do not pair up.
     """
-    _check_pairs(student_maps, teacher_maps, variant)
+    if variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
+    if not student_maps or len(student_maps) != len(teacher_maps):
+        raise AktError(
+            f"feature maps must pair up: {len(student_maps)} of the student, "
+            f"{len(teacher_maps)} of the teacher; capture the same layers of both"
+        )
+    for i, (s, t) in enumerate(zip(student_maps, teacher_maps, strict=True)):
+        if s.shape != t.shape or s.ndim != 4:
+            raise AktError(
+                f"map {i}: expected two (B, C, H, W) of one shape, "
+                f"got {tuple(s.shape)} of the student and {tuple(t.shape)} of the teacher"
+            )
     if variant == "published":
         return student_maps[0].new_zeros(()), student_maps[0].new_zeros(())
-    pairs = [
-        _pair_divergences(s, t.detach(), variant)
-        for s, t in zip(student_maps, teacher_maps, strict=True)
-    ]
-    spatial, channel = (torch.stack(part) for part in zip(*pairs, strict=True))  # (N, B) each
-    return (spatial.sum(), channel.sum()) if variant == "code" else (spatial.mean(), channel.mean())
-
-
-def attention_by_image(teacher_map: Tensor, student_map: Tensor) -> list[tuple[float, float]]:
-    """`attention_divergences` of `paper`, image by image, for one layer's maps (B, C, H, W)."""
-    pairs = zip(student_map.split(1), teacher_map.split(1), strict=True)
-    found = (attention_divergences([s], [t]) for s, t in pairs)
-    return [(spatial.item(), channel.item()) for spatial, channel in found]
+    spatial, channel = [], []
+    for s, t in zip(student_maps, teacher_maps, strict=True):
+        (s_sp, s_ch), (t_sp, t_ch) = _energies(s), _energies(t.detach())  # (B, H*W), (B, C)
+        if variant == "paper":
+            s_sp, t_sp = ((e + TINY).log() for e in (s_sp, t_sp))  # softmax(log e) = e / sum(e)
+        else:
+            s_sp, t_sp = (F.normalize(e, dim=1) / CODE_TEMPERATURE for e in (s_sp, t_sp))
+            s_ch, t_ch = (e.softmax(dim=1) / CODE_TEMPERATURE for e in (s_ch, t_ch))
+        spatial.append(_kl(s_sp, t_sp))  # (B,): KL(softmax(t_sp) || softmax(s_sp))
+        channel.append(_kl(s_ch, t_ch))
+    reduce = torch.sum if variant == "code" else torch.mean
+    return reduce(torch.stack(spatial)), reduce(torch.stack(channel))  # of (N, B)
 
 
 def refined_feature_distillation(
@@ -108,71 +157,8 @@ def refined_feature_distillation(
     return spatial + channel
 
 
-class _Energies(torch.autograd.Function):
-    """mean_c(x^2) and mean_hw(x^2) of x (B, H*W, C), with a gradient of two passes over memory."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        squares = x.square()
-        return squares.mean(dim=2), squares.mean(dim=1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, by_place: Tensor, by_channel: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        places, channels = x.shape[1:]
-        gradient = x * (2 / channels * by_place).unsqueeze(2)
-        return gradient.addcmul_((2 / places * by_channel).unsqueeze(1), x)
-
-
-def _energies(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> (B, H*W) and (B, C); channels last inside, as training stores x."""
-    return _Energies.apply(x.flatten(2).transpose(1, 2))
-
-
-def _attention_logits(x: Tensor, variant: str) -> tuple[Tensor, Tensor]:
-    """Logits (B, H*W) and (B, C) whose softmax are the distributions that `variant` compares."""
-    spatial, channel = _energies(x)
-    if variant == "paper":
-        return (spatial + TINY).log(), channel  # softmax(log e) = e / sum(e)
-    return F.normalize(spatial, dim=1) / CODE_TEMPERATURE, channel.softmax(dim=1) / CODE_TEMPERATURE
-
-
-def _pair_divergences(student: Tensor, teacher: Tensor, variant: str) -> list[Tensor]:
-    both = zip(
-        _attention_logits(student, variant), _attention_logits(teacher, variant), strict=True
-    )
-    return [_kl(s, t) for s, t in both]  # (B,) each
-
-
-def _kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher || student) of each row, (B,).
-
-    As sum p (e^d - 1 - d), d = log q - log p: every term is of second order, so the tiny
-    divergences of near-uniform maps survive float32, where sum p (log p - log q) is mostly noise.
-    """
-    log_p, log_q = teacher_logits.log_softmax(1), student_logits.log_softmax(1)
-    p, d = log_p.exp(), log_q - log_p
-    excess = torch.where(d < 1, p * torch.expm1(d.clamp(max=1)), log_q.exp() - p)  # q - p
-    return (excess - p * d).sum(dim=1)
-
-
-def _check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor], variant: str) -> None:
-    if variant not in VARIANTS:
-        raise unknown("variant", variant, VARIANTS)
-    if not student or len(student) != len(teacher):
-        raise AktError(
-            f"feature maps must pair up: {len(student)} of the student, {len(teacher)} of the "
-            "teacher; capture the same layers of both"
-        )
-    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        if s.shape != t.shape or s.ndim != 4:
-            raise AktError(
-                f"map {i}: expected two (B, C, H, W) of one shape, "
-                f"got {tuple(s.shape)} of the student and {tuple(t.shape)} of the teacher"
-            )
+def attention_by_image(teacher_map: Tensor, student_map: Tensor) -> list[tuple[float, float]]:
+    """`attention_divergences` of `paper`, image by image, for one layer's maps (B, C, H, W)."""
+    pairs = zip(student_map.split(1), teacher_map.split(1), strict=True)
+    found = (attention_divergences([s], [t]) for s, t in pairs)
+    return [(spatial.item(), channel.item()) for spatial, channel in found]

@@ -17,9 +17,7 @@ from akt_lab.graph import capture_bn_inputs
 from akt_lab.losses import Terms, total
 
 CHUNK = 256  # images optimised together: their statistics are matched as one batch
-
 LEARNING_RATE = 0.5  # Adam's, ZeroQ's
-
 SMALLEST_CROP = 0.5  # of the area
 
 
@@ -117,9 +115,8 @@ def load_pool(
         files = [mine / f"{number}.safetensors" for number in range(len(chunks))]
         if missing := [n for n, file in enumerate(files) if not file.exists()]:
             total_steps, there = len(chunks) * steps, (len(chunks) - len(missing)) * steps
-            with make_bar(
-                total=total_steps, initial=there, unit="step", disable=not progress
-            ) as bar:
+            made = {"total": total_steps, "initial": there, "unit": "step"}
+            with make_bar(**made, disable=not progress) as bar:
                 bar.set_description("images")
                 for n in missing:
                     images = optimise(teacher, terms, *chunks[n], steps, bar)

@@ -16,11 +16,9 @@ from akt_lab.attention import attention_divergences
 from akt_lab.errors import AktError, unknown
 
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
-
 Terms = dict[str, Tensor]
 
 EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
-
 PARTS = ("both", "spatial", "channel")
 LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
 
@@ -144,12 +142,8 @@ def channel_alignment(student_maps: Sequence[Tensor], teacher_maps: Sequence[Ten
         teacher_maps: the same layers of the teacher.
     """
     pairs = zip(student_maps, teacher_maps, strict=True)
-    losses = [F.mse_loss(_unit_energy(s), _unit_energy(t)) for s, t in pairs]
-    return {"alignment": 1000 * torch.stack(losses).sum()}
-
-
-def _unit_energy(x: Tensor) -> Tensor:
-    return F.normalize(x.square().mean(dim=(2, 3)), dim=1)
+    energies = [[F.normalize(x.square().mean(dim=(2, 3)), dim=1) for x in pair] for pair in pairs]
+    return {"alignment": 1000 * torch.stack([F.mse_loss(s, t) for s, t in energies]).sum()}
 
 
 # ---- the images' -------------------------------------------------------------------------------
@@ -188,12 +182,13 @@ def adadfq_generator_terms(
 ) -> Terms:
     """AdaDFQ (CVPR 2023): images on which both differ, neither too much nor too little.
 
-    h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h);
+    h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h), 0 where that is 0/0;
     mean relu(0.1 - h') + mean relu(h' - 0.8) + 0.2 CE(t - s, y) + 0.1 CE(t + s, y) + BNS
     """
-    h = _entropy(t - s)
-    floor = h.min()
-    h = (h - floor) / (math.log(t.shape[1]) - floor)
+    h = _entropy(t - s)  # (B,)
+    least = h.min()
+    reach = math.log(t.shape[1]) - least
+    h = (h - least) / torch.where(reach == 0, 1, reach)  # 0: both agree on every image
     return {
         "disagreement": F.relu(0.1 - h).mean(),
         "agreement": F.relu(h - 0.8).mean(),

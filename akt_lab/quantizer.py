@@ -10,6 +10,7 @@ stay exact.
 """
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,18 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.graph import is_activation, trace
+from akt_lab.graph import insert_after, is_activation, is_size, operation, trace
 
 GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
-
 EMA_DECAY = 0.9
-
 SCALE_BITS = 32
 
 Bits = int | Mapping[str, int]
-
 
 # ---- arithmetic ---------------------------------------------------------------------------------
 
@@ -123,13 +121,9 @@ def fake_quantize(
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, 0, levels)
     if scale.ndim:
         scale, zero_point = (p.view(-1, *(1,) * (x.ndim - 1)) for p in (scale, zero_point))
-    return _IdentityGradient.apply(x, _on_grid(x.detach(), scale, zero_point, levels))
-
-
-def _on_grid(x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
-    """In place after the first operation: a tenth of the time of PyTorch's own kernel."""
-    q = (x * (1 / scale)).round_().add_(zero_point).clamp_(0, levels)
-    return q.sub_(zero_point).mul_(scale)
+    q = (x.detach() * (1 / scale)).round_()  # in place: a tenth of the time of PyTorch's kernel
+    q.add_(zero_point).clamp_(0, levels)
+    return _IdentityGradient.apply(x, q.sub_(zero_point).mul_(scale))
 
 
 def fake_quantize_rows(x: Tensor, bits: int, gradient: str = "identity") -> Tensor:
@@ -229,80 +223,36 @@ class ActivationQuantizer(nn.Module):
         """Update the range with one batch's smallest and largest value."""
         self.updates += 1
         kept, seen = torch.stack([self.low, self.high]), torch.stack(x.aminmax()).to(self.low.dtype)
+        weight = 1 - EMA_DECAY**self.updates
         if self.ranges == "minmax":
             later = torch.stack([torch.minimum(kept[0], seen[0]), torch.maximum(kept[1], seen[1])])
+        elif self.ranges == "ema_legacy":
+            later = (EMA_DECAY * kept + (1 - EMA_DECAY) * seen) / weight
         else:
-            later = self._average(kept, seen)
+            later = kept + (1 - EMA_DECAY) / weight * (seen - kept)
         low, high = torch.where(self.updates == 1, seen, later)
         self.low.copy_(low)
         self.high.copy_(high)
-
-    def _average(self, kept: Tensor, seen: Tensor) -> Tensor:
-        weight = 1 - EMA_DECAY**self.updates
-        if self.ranges == "ema_legacy":
-            return (EMA_DECAY * kept + (1 - EMA_DECAY) * seen) / weight
-        return kept + (1 - EMA_DECAY) / weight * (seen - kept)
 
     def extra_repr(self) -> str:
         """What `print(student)` shows of it."""
         return f"bits={self.bits}, ranges={self.ranges}, gradient={self.gradient}"
 
 
-def freeze_ranges(student: nn.Module) -> None:
-    """Stop every activation quantizer of `student` from updating its range.
+# ---- whole networks -----------------------------------------------------------------------------
 
-    Raises:
-        AktError: if one of them has seen no batch yet.
-    """
-    for name, module in student.named_modules():
-        if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
-            if not module.updates:
-                raise AktError(
-                    f"{name} has observed no batch: run images through the student first"
-                )
-            module.observing = False
+IN_FLOAT = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)  # `stays_in_float` names them
 
+WEIGHTED_FUNCTIONS = frozenset(
+    "conv1d conv2d conv3d convtranspose1d convtranspose2d convtranspose3d convtbc convolution "
+    "linear bilinear multiheadattentionforward grucell lstmcell rnntanhcell rnnrelucell gru lstm "
+    "rnntanh rnnrelu".split()
+)
 
-def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Bits that a weight and an activation of `student` really take, their ranges counted.
-
-    A range costs a scale of 32 bits and a zero point of the grid's; it is shared by the values
-    that it covers: an output channel's weights, all of an activation's batch, or, with live
-    ranges (GranQ), one channel of one sample. Frozen ranges cost a single image nothing to speak
-    of: they are counted once for the network, not for each image.
-
-    Args:
-        student: from `quantize_model`; its ranges must have been observed.
-        images: a batch (B, channels, S, S) in the teacher's normalised input space.
-    """
-    layers = [m for m in student.modules() if isinstance(m, _QuantizedWeight)]
-    weights = [(m.weight.numel(), m.weight_bits, len(m.weight)) for m in layers]
-    activations: list[tuple[int, int, int]] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        live = isinstance(module, ActivationQuantizer) and module.ranges == "per_channel_dynamic"
-        ranges = math.prod(output.shape[: 2 if output.ndim > 2 else 1]) if live else 0
-        activations.append((output.numel(), module.bits, ranges))  # type: ignore[arg-type]
-
-    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
-    handles = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
-    with torch.no_grad():
-        student(images)
-    for handle in handles:
-        handle.remove()
-    return _mean_bits(weights), _mean_bits(activations)
-
-
-def _mean_bits(groups: list[tuple[int, int, int]]) -> float:
-    """Of groups of (values, bits, ranges)."""
-    bits = sum(values * k + ranges * (SCALE_BITS + k) for values, k, ranges in groups)
-    return bits / max(1, sum(values for values, _, _ in groups))
-
-
-# fmt: on
-WEIGHTED_MODULES = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase)
-
-WEIGHTED_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, F.linear)
+PRODUCTS = frozenset(
+    "matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addbmm baddbmm addmv einsum tensordot "
+    "chainmatmul multidot scaleddotproductattention".split()
+)
 
 
 def quantize_model(
@@ -319,8 +269,8 @@ def quantize_model(
 
     Every convolution and linear layer gets a fake-quantized weight; every *use* of an activation
     (module, function or method) gets an `ActivationQuantizer` of its own. The input, batch norms,
-    residual sums, pooled features and biases stay in floating point. Ranges are observed at every
-    forward pass until `freeze_ranges`.
+    residual sums, pooled features and biases stay in floating point; what else does is named by
+    `stays_in_float`. Ranges are observed at every forward pass until `freeze_ranges`.
 
     Args:
         teacher: any network that torch.fx can trace; it is left as it is.
@@ -334,7 +284,8 @@ def quantize_model(
 
     Raises:
         UsageError: bits outside 2 to 8, unknown names.
-        AktError: a network that cannot be traced, or holds nothing to quantize.
+        AktError: a network that cannot be traced, holds nothing to quantize, or multiplies by a
+            matrix that would stay in floating point: attention, recurrent cells, `x @ self.weight`.
     """
     student = trace(teacher)
     weighted = _weighted_layers(student)
@@ -342,32 +293,56 @@ def quantize_model(
     by_layer = _resolve(weight_bits, {name: (name,) for name in weighted}, "layer")
     for name, bits in ((weighted[0], first_bits), (weighted[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
-    by_use = _resolve(
-        act_bits, {n.name: (n.name, str(n.target)) for n in activations}, "activation"
-    )
+    uses = {node.name: (node.name, str(node.target)) for node in activations}
+    by_use = _resolve(act_bits, uses, "activation")
     for name in weighted:
         layer = student.get_submodule(name)
         layer.__class__ = QUANTIZED[type(layer)]  # our own copy: weights and names stay
         layer.weight_bits, layer.gradient = by_layer[name], gradient  # type: ignore[assignment]
     for node in activations:
-        _insert_after(student, node, ActivationQuantizer(by_use[node.name], ranges, gradient))
+        quantizer = ActivationQuantizer(by_use[node.name], ranges, gradient)
+        insert_after(student, node, f"activation_quantizers.{node.name}", quantizer)
     student.recompile()
     return student.eval()
 
 
 def _weighted_layers(student: fx.GraphModule) -> list[str]:
-    """Names of the layers to quantize, in the order in which they first run."""
+    """Names of the layers to quantize, in the order in which they first run.
+
+    Raises:
+        AktError: if a matrix of the network's would stay in floating point, or there is no layer.
+    """
     names = []
+    images: set[fx.Node] = set()  # what depends on the input's values
+    weights: dict[fx.Node, int] = {}  # what is made of parameters and buffers alone; their axes
     for node in student.graph.nodes:
-        if node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS:
-            raise AktError(f"{node.name} applies a weight by a function call: make it a layer")
-        if node.op != "call_module":
+        inputs, kind = node.all_input_nodes, operation(student, node)
+        held = [weights[i] for i in inputs if i in weights]
+        if node.op == "placeholder" or (images.intersection(inputs) and not is_size(node)):
+            images.add(node)
+        elif node.op == "get_attr":
+            weights[node] = getattr(operator.attrgetter(node.target)(student), "ndim", 0)
+        elif held:
+            weights[node] = max(held)
+        if node.op == "call_module":
+            layer = student.get_submodule(node.target)
+            matrix = any(p.ndim > 1 or nn.parameter.is_lazy(p) for p in layer.parameters())
+            if type(layer) in QUANTIZED:
+                names.append(node.target)
+            elif matrix and not isinstance(layer, IN_FLOAT):
+                raise AktError(
+                    f"{node.target}: a {type(layer).__name__} cannot be quantized (yet): build it "
+                    "of nn.Conv1d, nn.Conv2d and nn.Linear"
+                )
             continue
-        layer = student.get_submodule(node.target)
-        if type(layer) in QUANTIZED:
-            names.append(node.target)
-        elif isinstance(layer, WEIGHTED_MODULES):
-            raise AktError(f"{node.target}: a {type(layer).__name__} cannot be quantized (yet)")
+        module = getattr(node.target, "__module__", None) or "torch"  # torch.fx looks not inside
+        opaque = module.split(".")[0] not in ("torch", "_operator", "builtins")
+        takes_weight = node in images and held and (kind in PRODUCTS or (opaque and max(held) > 1))
+        if kind in WEIGHTED_FUNCTIONS or takes_weight:
+            raise AktError(
+                f"{node.name} applies a weight by a function call, which would stay in floating "
+                "point: make it a layer, nn.Linear say"
+            )
     if not names:
         raise AktError(
             f"{student._get_name()} has nothing to quantize: no convolution and no linear layer"
@@ -394,9 +369,75 @@ def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> di
     return found
 
 
-def _insert_after(student: fx.GraphModule, node: fx.Node, quantizer: nn.Module) -> None:
-    name = f"activation_quantizers.{node.name}"
-    student.add_submodule(name, quantizer)
-    with student.graph.inserting_after(node):
-        quantized = student.graph.call_module(name, (node,))
-    node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
+def freeze_ranges(student: nn.Module) -> None:
+    """Stop every activation quantizer of `student` from updating its range.
+
+    Raises:
+        AktError: if one of them has seen no batch yet.
+    """
+    for name, module in student.named_modules():
+        if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
+            if not module.updates:
+                raise AktError(
+                    f"{name} has observed no batch: run images through the student first"
+                )
+            module.observing = False
+
+
+# ---- what a student takes -----------------------------------------------------------------------
+
+
+def stays_in_float(student: nn.Module) -> list[str]:
+    """Names of the parameters of more than one axis that `student` keeps in floating point.
+
+    Embeddings, tables of positions, scales of more than one axis: whatever is neither a quantized
+    layer's nor a vector, as biases and batch norms are. Empty for ordinary convolutional networks.
+    """
+    return [
+        f"{name}.{parameter}".lstrip(".")
+        for name, layer in student.named_modules()
+        if not isinstance(layer, _QuantizedWeight)
+        for parameter, weight in layer.named_parameters(recurse=False)
+        if weight.ndim > 1
+    ]
+
+
+def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Bits that a weight and an activation of `student` really take, their ranges counted.
+
+    A range costs a scale of 32 bits and a zero point of the grid's; it is shared by the values
+    that it covers: an output channel's weights, all of an activation's batch, or, with live
+    ranges (GranQ), one channel of one sample. Frozen ranges cost a single image nothing to speak
+    of: they are counted once for the network, not for each image.
+
+    Args:
+        student: from `quantize_model`; its ranges must have been observed.
+        images: (B, channels, S, S) in the teacher's normalised input space; one is enough, for
+            every image takes the same.
+    """
+    groups: dict[type, list[tuple[int, int, int]]] = {_QuantizedWeight: [], ActivationQuantizer: []}
+
+    def keep(module: ActivationQuantizer, inputs: tuple[Tensor], output: Tensor) -> None:
+        live = module.ranges == "per_channel_dynamic"
+        ranges = math.prod(output.shape[: 2 if output.ndim > 2 else 1]) if live else 0
+        groups[ActivationQuantizer].append((output.numel(), module.bits, ranges))
+
+    handles = []
+    for module in student.modules():
+        if isinstance(module, _QuantizedWeight):
+            weight = module.weight
+            groups[_QuantizedWeight].append((weight.numel(), module.weight_bits, len(weight)))
+        elif isinstance(module, ActivationQuantizer):
+            handles.append(module.register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            student(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    weights, activations = (
+        sum(values * bits + ranges * (SCALE_BITS + bits) for values, bits, ranges in group)
+        / max(1, sum(values for values, _, _ in group))
+        for group in groups.values()
+    )
+    return weights, activations

@@ -16,6 +16,42 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+NEVER = 2**31 - 1  # bytes
+
+
+@functools.cache  # once a process: it holds until its end
+def keep_freed_memory() -> bool:
+    """Tell glibc not to give freed tensors back to the kernel; elsewhere do nothing.
+
+    For a process that trains: memory once taken stays taken, so one that looks at a student now
+    and then, as a notebook's, is better off without.
+
+    A step frees and takes hundreds of blocks of megabytes. Given back, each comes again as empty
+    pages that the kernel has to map and clear: a tenth of a step on two cores.
+
+    Returns:
+        Whether it took effect.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # musl has none
+        return False
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor`, of `weight`'s shape, with its elements in the same places of memory.
+
+    PyTorch's fused optimisers walk through weight, gradient and momentum as they lie in memory,
+    and do not check that these agree: a contiguous gradient of a channels-last weight would
+    update the wrong elements.
+    """
+    if tensor.stride() == weight.stride():
+        return tensor
+    return torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
+
 
 class EvalBatchNorm2d(nn.BatchNorm2d):
     """A batch norm in eval mode as what it is then: a scale and a shift of each channel.
@@ -46,26 +82,23 @@ def speed_up(network: fx.GraphModule, keep: Collection[str] = ()) -> None:
     for module in network.modules():
         if type(module) is nn.BatchNorm2d and module.affine and not module.weight.requires_grad:
             module.__class__ = EvalBatchNorm2d
-    _relu_in_place(network, keep)
 
+    def may_overwrite(node: fx.Node) -> bool:
+        """Its input is a sum or a batch norm's output, which no backward pass reads, nor a user."""
+        source = node.all_input_nodes[0]
+        if len(source.users) > 1 or source.target in keep:
+            return False
+        if source.op == "call_module":
+            return isinstance(network.get_submodule(str(source.target)), nn.BatchNorm2d)
+        return source.op == "call_function" and source.target is operator.add
 
-def _relu_in_place(network: fx.GraphModule, keep: Collection[str]) -> None:
-    safe: dict[str, bool] = {}
+    safe: dict[nn.Module, bool] = {}
     for node in network.graph.nodes:
-        if node.op == "call_module" and type(network.get_submodule(node.target)) is nn.ReLU:
-            safe[node.target] = safe.get(node.target, True) and _may_overwrite(network, node, keep)
-    for name, is_safe in safe.items():
-        network.get_submodule(name).inplace = is_safe  # type: ignore[assignment]
-
-
-def _may_overwrite(network: fx.GraphModule, node: fx.Node, keep: Collection[str]) -> bool:
-    """Its input is a sum or a batch norm's output, which no backward pass and no one else reads."""
-    source = node.all_input_nodes[0]
-    if len(source.users) > 1 or source.target in keep:
-        return False
-    if source.op == "call_module":
-        return isinstance(network.get_submodule(str(source.target)), nn.BatchNorm2d)
-    return source.op == "call_function" and source.target is operator.add
+        relu = network.get_submodule(node.target) if node.op == "call_module" else None
+        if type(relu) is nn.ReLU:  # every use of it must be
+            safe[relu] = safe.get(relu, True) and may_overwrite(node)
+    for relu, is_safe in safe.items():
+        relu.inplace = is_safe  # type: ignore[assignment]
 
 
 def as_one_graph(step: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
@@ -98,38 +131,3 @@ def unchanged_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in zip(module.buffers(), before, strict=True):
             buffer.copy_(value)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-
-NEVER = 2**31 - 1  # bytes
-
-
-@functools.cache  # once a process: it holds until its end
-def keep_freed_memory() -> bool:
-    """Tell glibc not to give freed tensors back to the kernel; elsewhere do nothing.
-
-    A step frees and takes hundreds of blocks of megabytes. Given back, each comes again as empty
-    pages that the kernel has to map and clear: a tenth of a step on two cores.
-
-    Returns:
-        Whether it took effect.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):  # musl has none
-        return False
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
-
-
-def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
-    """`tensor`, of `weight`'s shape, with its elements in the same places of memory.
-
-    PyTorch's fused optimisers walk through weight, gradient and momentum as they lie in memory,
-    and do not check that these agree: a contiguous gradient of a channels-last weight would
-    update the wrong elements.
-    """
-    if tensor.stride() == weight.stride():
-        return tensor
-    return torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)

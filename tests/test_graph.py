@@ -1,12 +1,93 @@
 """What a traced network shows: maps, batch-norm inputs, and which maps are distilled."""
 
+import operator
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from akt_lab.errors import AktError, UsageError
-from akt_lab.graph import capture_bn_inputs, capture_maps, map_layers, residual_bodies, trace
+from akt_lab.graph import (
+    capture_bn_inputs,
+    capture_maps,
+    is_activation,
+    map_layers,
+    residual_bodies,
+    trace,
+)
 from akt_lab.quantizer import quantize_model
+
+
+class Changed(nn.Module):
+    """A body whose output y is changed in place, and then read by its first name."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.body, self.relu, self.change = nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), change
+
+    def forward(self, x):
+        y = self.body(x)
+        self.change(self, y, x)
+        y **= 2
+        return y * x
+
+
+CHANGES = {
+    "sub_": lambda net, y, x: y.sub_(0.1),
+    "div_": lambda net, y, x: y.div_(x),
+    "clamp_": lambda net, y, x: y.clamp_(min=0),
+    "masked_fill_": lambda net, y, x: y.masked_fill_(x > 0, 0.5),
+    "twice": lambda net, y, x: y.add_(1).mul_(2),
+    "exp_": lambda net, y, x: torch.exp_(y),
+}
+
+ACTIVE_CHANGES = {
+    "relu_": lambda net, y, x: y.relu_(),
+    "sigmoid_": lambda net, y, x: y.sigmoid_(),
+    "tanh_": lambda net, y, x: y.tanh_(),
+    "torch.sigmoid_": lambda net, y, x: torch.sigmoid_(y),
+    "F.relu_": lambda net, y, x: F.relu_(y),
+    "F.hardtanh_": lambda net, y, x: F.hardtanh_(y, 0, 6),
+    "F.leaky_relu_": lambda net, y, x: F.leaky_relu_(y, 0.1),
+    "F.relu": lambda net, y, x: F.relu(y, True),
+    "F.hardswish": lambda net, y, x: F.hardswish(y, inplace=True),
+    "nn.ReLU": lambda net, y, x: net.relu(y),
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGES, *ACTIVE_CHANGES])
+def test_a_change_in_place_becomes_what_it_computes(name):
+    net, x = Changed((CHANGES | ACTIVE_CHANGES)[name]), torch.randn(2, 3, 4, 4)
+    graph = trace(net)
+    with capture_maps(graph, ["body"]) as maps:
+        assert torch.equal(graph(x), net(x))
+    assert torch.equal(maps["body"], net.body(x))
+    active = [node for node in graph.graph.nodes if is_activation(graph, node)]
+    assert len(active) == (name in ACTIVE_CHANGES)
+
+
+def test_what_only_looks_like_a_change_in_place():
+    """Numbers, names with two underscores, methods without a twin."""
+
+    def change(net, y, x):
+        channels = y.size(1)
+        more = operator.iadd(channels, 1)
+        return y[:, : channels - 1].requires_grad_().new_zeros(more).zero_()
+
+    net, x = Changed(change), torch.randn(2, 3, 4, 4)
+    assert torch.equal(trace(net)(x), net(x))
+
+
+def test_a_change_in_place_behind_a_view_is_refused():
+    changes = (
+        lambda net, y, x: y.flatten(2).mul_(2),
+        lambda net, y, x: y[:, :1].relu_(),
+        lambda net, y, x: net.relu(y.view(2, -1)),
+    )
+    for change in changes:
+        with pytest.raises(AktError, match="body may share: write it out of place"):
+            trace(Changed(change))
 
 
 def hooks(network):

@@ -90,6 +90,15 @@ def test_adadfq_generator_terms_against_numpy():
     assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 10])
+def test_adadfq_generator_terms_where_student_and_teacher_agree(classes):
+    t = torch.randn(4, classes).requires_grad_()
+    terms = losses.adadfq_generator_terms(t, t.detach(), torch.zeros(4).long(), STATISTICS)
+    (gradient,) = torch.autograd.grad(losses.total(terms), t)
+    assert all(term.isfinite() for term in terms.values())
+    assert gradient.isfinite().all()
+
+
 def feature_maps(seed):
     rng = torch.Generator().manual_seed(seed)
     return [torch.randn(2, 3, 4, 4, generator=rng, dtype=torch.float64) for _ in range(2)]

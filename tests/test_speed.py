@@ -4,7 +4,9 @@ import sys
 import pytest
 import torch
 
-from akt_lab.speed import laid_out_as
+from akt_lab.graph import residual_bodies, trace
+from akt_lab.runs.training import evaluate
+from akt_lab.speed import EvalBatchNorm2d, keep_freed_memory, laid_out_as, speed_up
 
 KEPT = """
 import resource, torch
@@ -39,6 +41,12 @@ def test_keeping_twice_is_keeping_once():
     assert done.stdout.strip() == "1"
 
 
+def test_an_evaluation_leaves_the_process_as_it_is(digits):
+    before = keep_freed_memory.cache_info()
+    evaluate(digits.teacher, digits)
+    assert keep_freed_memory.cache_info() == before
+
+
 def test_a_gradient_is_laid_out_as_its_weight():
     weight = torch.rand(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     gradient = torch.rand(4, 3, 5, 5)
@@ -47,3 +55,24 @@ def test_a_gradient_is_laid_out_as_its_weight():
     assert torch.equal(laid, gradient)
     assert laid_out_as(gradient, laid).is_contiguous()
     assert laid_out_as(weight, laid) is laid
+
+
+def test_speed_up_changes_no_number():
+    from pytorchcv.model_provider import get_model
+
+    torch.manual_seed(1)
+    net = get_model("resnet20_cifar10").train()
+    for _ in range(3):
+        net(torch.randn(8, 3, 32, 32))
+    plain = trace(net).requires_grad_(False)
+    fast = trace(net).requires_grad_(False)
+    speed_up(fast, keep=residual_bodies(fast))
+    x = torch.randn(4, 3, 32, 32, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    a, b = plain(x), fast(y)
+    a.square().sum().backward()
+    b.square().sum().backward()
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4 * x.grad.abs().max().item())
+    assert any(getattr(m, "inplace", False) for m in fast.modules())
+    assert any(isinstance(m, EvalBatchNorm2d) for m in fast.modules())

@@ -18,6 +18,14 @@ TRAINED = [
 ]
 
 
+def weights_of(network):
+    return [w.detach().clone() for w in network.parameters()]
+
+
+def moved(before, network):
+    return [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+
+
 def past_warm_up(bench, **values):
     few = {"pool": 64, "pool_steps": 10} if get_method(values["method"]).pool else {}
     run = prepare(bench, Settings(batch_size=32, **few, **values))
@@ -54,30 +62,23 @@ def test_every_term_is_alive_and_reaches_what_it_should_train(digits, monkeypatc
         return wrapped
 
     monkeypatch.setattr(step, "total", spy(step.total))
-    before = {k: [w.clone() for w in getattr(run, k).parameters()] for k in ("teacher", "student")}
+    teacher, student = weights_of(run.teacher), weights_of(run.student)
     terms = train_step(run, *run.generator.draw(32, run.rng))
-    student = [n.removeprefix("student/") for n in terms if n.startswith("student/")]
-    generator = [n.removeprefix("generator/") for n in terms if n.startswith("generator/")]
-    student.remove("gradient_norm")
-    expected_features = (
-        {"spatial", "channel"} if "akt" in method and variant != "published" else set()
-    )
-    assert {"spatial", "channel"} & set(student) == expected_features
-    for name in student:
+    of_student = [n.removeprefix("student/") for n in terms if n.startswith("student/")]
+    of_generator = [n.removeprefix("generator/") for n in terms if n.startswith("generator/")]
+    of_student.remove("gradient_norm")
+    features = {"spatial", "channel"} if run.settings.uses_features else set()
+    assert {"spatial", "channel"} & set(of_student) == features
+    for name in of_student:
         value, reach, _ = seen[name]
         assert value != 0, name
         assert reach["student"] > 0, name
         assert reach.get("generator", 0) == 0, name  # the images were detached
-    assert bool(generator) == (run.method.pool == 0)
-    assert all(seen[name][2] for name in generator)  # what they reach: the next test
+    assert bool(of_generator) == (run.method.pool == 0)
+    assert all(seen[name][2] for name in of_generator)  # what they reach: the next test
     assert all(not w.requires_grad and w.grad is None for w in run.teacher.parameters())
-    changed = [
-        not torch.equal(a, b)
-        for a, b in zip(before["student"], run.student.parameters(), strict=True)
-    ]
-    assert all(changed)
-    same = zip(before["teacher"], run.teacher.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in same)
+    assert all(moved(student, run.student))
+    assert not any(moved(teacher, run.teacher))
 
 
 @pytest.mark.parametrize("method", ["gdfq", "adadfq"])
@@ -104,22 +105,15 @@ def test_every_generator_term_is_alive_at_the_images(digits, method):
 @pytest.mark.parametrize("method", ["gdfq", "adadfq+akt"])
 def test_warm_up_trains_the_generator_only(digits, method):
     run = prepare(digits, Settings(method=method, batch_size=8))
-    kinds = ("student", "generator")
-    before = {k: [w.clone() for w in getattr(run, k).parameters()] for k in kinds}
+    student, generator = weights_of(run.student), weights_of(run.generator)
     terms = train_step(run, *run.generator.draw(8, run.rng))
     assert not any(name.startswith("student/") for name in terms)
-    moved = {
-        k: any(
-            not torch.equal(a, b)
-            for a, b in zip(before[k], getattr(run, k).parameters(), strict=True)
-        )
-        for k in kinds
-    }
-    assert moved == {"student": False, "generator": True}
+    assert any(moved(generator, run.generator))
+    assert not any(moved(student, run.student))
     assert all(m.updates == 1 for m in run.student.modules() if hasattr(m, "updates"))
 
 
-def test_lambda_balances_the_gradients(digits):
+def test_lambda_balances_the_gradients(digits, monkeypatch):
     run = past_warm_up(digits, method="adadfq+akt", student_lr=1e-4)
     norms = []
     original = step.akt_terms
@@ -134,11 +128,8 @@ def test_lambda_balances_the_gradients(digits):
                 norms.append(torch.cat([g.flatten() for g in found if g is not None]).norm())
         return terms
 
-    step.akt_terms = spy
-    try:
-        train_step(run, *run.generator.draw(32, run.rng))
-    finally:
-        step.akt_terms = original
+    monkeypatch.setattr(step, "akt_terms", spy)
+    train_step(run, *run.generator.draw(32, run.rng))
     assert run.lam > 0
     assert norms[0].item() == pytest.approx(norms[1].item(), rel=1e-3)  # alpha is 1/2
 

@@ -216,7 +216,6 @@ def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
 @torch.inference_mode()
 def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
     """Top-1 accuracy on the bench's evaluation images, in percent."""
-    keep_freed_memory()
     correct, seen = 0, 0
     batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
     for images, labels in batches:
