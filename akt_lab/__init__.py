@@ -6,7 +6,6 @@ Each name is imported when it is first used, so that `import akt_lab` costs noth
 """
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,9 +43,6 @@ _HOME = {
     "summary": "runs.training",
     "train": "runs.training",
 }
-
-# PyTorch's own, in torch.func and whatever imports it: nothing that a user could change.
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 def __getattr__(name: str) -> Any:
