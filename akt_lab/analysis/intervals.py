@@ -36,7 +36,9 @@ def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, f
 
 
 def proportion_interval(percent: float, images: int) -> tuple[float, float]:
-    """95% Wilson interval, in percent, of an accuracy measured on that many images."""
+    """95% Wilson interval, in percent, of an accuracy on that many images; NaN on none."""
+    if not images:
+        return math.nan, math.nan
     z, p = 1.96, percent / 100
     centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
