@@ -131,7 +131,7 @@ def _gains(
     plain = runs[
         (runs["method"] == get_method(key["method"]).plain)
         & (runs["pair"] == rows["pair"].iloc[0])
-        & runs["teacher"].isin([key["teacher"]])  # not known is as good as another not known
+        & (runs["teacher"] == key["teacher"])
     ]
     both = rows.merge(plain, on="seed", suffixes=("", "_plain"))
     pairs = both[both["ended"] & both["ended_plain"]]
@@ -202,7 +202,7 @@ def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
         reasons.append("other settings")
     if cell["evaluation_images"] != PAPER_IMAGES:
         reasons.append("other images")
-    if abs(cell["teacher"] - float(row["teacher"] or math.inf)) > TEACHER_TOLERANCE:
+    if not abs(cell["teacher"] - float(row["teacher"] or math.inf)) <= TEACHER_TOLERANCE:
         reasons.append("other teacher")
     if not row["student_images"]:
         reasons.append("paper's budget unknown")
