@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from akt_lab.analysis.smooth import check_frozen, is_rough, private_copy
-from akt_lab.analysis.smooth import smooth_student as smooth_student
 from akt_lab.errors import AktError, UsageError
 from akt_lab.losses import kd_loss
 

@@ -26,13 +26,13 @@ from akt_lab.analysis.curvature import (
     filter_normalised_directions,
     hessian,
     loss_surface,
-    smooth_student,
     top_eigenvalues,
     trace,
 )
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
 from akt_lab.analysis.gradients import Batch, Case, grid, make_student, observe, synthetic_batches
 from akt_lab.analysis.kept import bench_of, beside, kept, on_every_core
+from akt_lab.analysis.smooth import smooth_student
 from akt_lab.attention import (
     attention_by_image,
     attention_divergences,
@@ -76,7 +76,7 @@ SHOWN_BITS = 3  # the bit-width whose student and images are shown, where it is 
 
 def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
     """The batches that studies see: made once, and kept beside the runs."""
-    path = beside(runs, f"images-{seed}.safetensors", **_images())
+    path = beside(runs, f"images-{seed}.safetensors", **_constants())
     if not path.exists():
         made = synthetic_batches(bench, effort(bench)[0], batch_size(bench), seed, progress=True)
         x, y = (torch.stack(part) for part in zip(*made, strict=True))
@@ -88,9 +88,11 @@ def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
     return [*zip(images, found["y"], strict=True)]
 
 
-def _images() -> dict[str, Any]:
-    """What decides `synthetic` images, beside their bench and seed."""
-    return {"steps": STEPS, "small": SMALL_IMAGES, "drawn_after": gradient_study.DRAWN_AFTER}
+def _constants() -> dict[str, Any]:
+    """All that is fixed here and decides what comes out: a change makes everything anew."""
+    here = {name: value for name, value in globals().items() if name.isupper()}
+    cases = [asdict(case) for case in grid()]
+    return {**here, "drawn_after": gradient_study.DRAWN_AFTER, "cases": cases}
 
 
 def batch_size(bench: Bench) -> int:
@@ -121,9 +123,7 @@ def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
                 tasks[f"gradients, seed {seed}, {_name(bits)}"] = task
         return pd.concat(on_every_core(tasks, progress), ignore_index=True)
 
-    return kept(
-        runs, "gradients", make, **_images(), seeds=SEEDS, cases=[asdict(case) for case in grid()]
-    )
+    return kept(runs, "gradients", make, **_constants())
 
 
 def _light(bench: Bench) -> Bench:
@@ -161,7 +161,7 @@ def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         bar = tqdm(ended, "attention", unit="run", disable=not progress)
         return pd.DataFrame(_attention_rows(bar, bench, images))
 
-    return kept(runs, "attention", make, ended, **_images(), shown=SHOWN)
+    return kept(runs, "attention", make, ended, **_constants())
 
 
 def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch]) -> Iterator[Row]:
@@ -212,10 +212,7 @@ def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         bar = tqdm(layers, unit="layer", disable=not progress, desc="cost of errors")
         return pd.concat([_cost(teacher, layer, images) for layer in bar], ignore_index=True)
 
-    return kept(
-        runs, "error_cost", make, bits=COST_BITS, images=COST_IMAGES, probes=PROBES,
-        drawn_after=gradient_study.DRAWN_AFTER,
-    )  # fmt: skip
+    return kept(runs, "error_cost", make, **_constants())
 
 
 def _cost(teacher: nn.Module, layer: str, images: Tensor) -> pd.DataFrame:
@@ -249,9 +246,7 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         }
         return pd.DataFrame(on_every_core(tasks, progress))
 
-    return kept(
-        runs, "curvature", make, **_images(), bits=CURVED_BITS, sharpness=SHARPNESS, probes=PROBES
-    )
+    return kept(runs, "curvature", make, **_constants())
 
 
 def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequence[Batch]) -> Row:
@@ -264,9 +259,8 @@ def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequenc
     operator = hessian(network, x, logits)
     whole = trace(operator, PROBES)
     values, residuals = top_eigenvalues(operator, 1)
-    about = {"bits": bits, "sharpness": sharpness}
-    about |= {"trace": whole.value, "trace_error": whole.error}
-    return {**about, "eigenvalue": values[0], "residual": residuals[0]}
+    return {"bits": bits, "sharpness": sharpness, "trace": whole.value, "trace_error": whole.error,
+            "eigenvalue": values[0], "residual": residuals[0]}  # fmt: skip
 
 
 def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -286,7 +280,7 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         }
         return pd.DataFrame(on_every_core(tasks, progress))
 
-    return kept(runs, "asymmetry", make, **_images(), bits=CURVED_BITS, pairs=PAIRS)
+    return kept(runs, "asymmetry", make, **_constants())
 
 
 def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
@@ -296,8 +290,8 @@ def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
     pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
     student = make_student(bench.teacher, Case(bits), images)
     found = field_asymmetry(student, x, logits, pairs=pairs)
-    about = {"bits": bits, "ratio": found.value, "error": found.error}
-    return {**about, "step_error": found.step_error, "pairs": pairs}
+    return {"bits": bits, "ratio": found.value, "error": found.error,
+            "step_error": found.step_error, "pairs": pairs}  # fmt: skip
 
 
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -307,7 +301,12 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         Rows of network, a and b (offsets in two filter-normalised directions, the same for all)
         and loss, on one batch of synthetic images.
     """
-    students = _students(runs)
+    students: dict[str, Run] = {}  # the first of each method
+    for run in runs:
+        settings = Settings.from_dict(run.entry("settings"))
+        trained = get_method(settings.method).student_terms and run.record.get("status") == "done"
+        if trained and settings.weight_bits == SURFACE_BITS:
+            students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
 
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
@@ -326,18 +325,7 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
             tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": losses.ravel()}))
         return pd.concat(tables, ignore_index=True)
 
-    return kept(runs, "surface", make, list(students.values()), **_images(), points=POINTS)
-
-
-def _students(runs: Sequence[Run]) -> dict[str, Run]:
-    """The runs that trained a student at SURFACE_BITS to its end, the first of each method."""
-    found: dict[str, Run] = {}
-    for run in runs:
-        settings = Settings.from_dict(run.entry("settings"))
-        trains = get_method(settings.method).student_terms and run.record.get("status") == "done"
-        if trains and settings.weight_bits == SURFACE_BITS:
-            found.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
-    return found
+    return kept(runs, "surface", make, list(students.values()), **_constants())
 
 
 # ---- a run as it trained ------------------------------------------------------------------------
