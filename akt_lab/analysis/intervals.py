@@ -57,6 +57,8 @@ def bootstrap_intervals(
         ends: percentiles of the resampled means.
     """
     count = samples.shape[1]
+    if not count:
+        return np.full((len(samples), 2), math.nan)
     times = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=draws)
     means = samples @ times.T / count
     return np.percentile(means, ends, axis=1).T
@@ -65,6 +67,8 @@ def bootstrap_intervals(
 def t_intervals(samples: np.ndarray) -> np.ndarray:
     """95% interval of each row's mean by Student's t: (E, n) -> (E, 2), low and high."""
     count = samples.shape[1]
+    if count < 2:
+        return np.full((len(samples), 2), math.nan)
     half = stats.t.ppf(0.975, count - 1) * samples.std(axis=1, ddof=1) / math.sqrt(count)
     mean = samples.mean(axis=1)
     return np.stack([mean - half, mean + half], axis=1)

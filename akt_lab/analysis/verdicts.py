@@ -155,9 +155,8 @@ def _cost_at(at: pd.DataFrame, bits: int) -> tuple[str, str]:
     costs = at.groupby("part")["cost"].sum()
     in_sum = costs / costs["rest"]
     pairs = at.pivot_table(index="layer", columns="part", values="against_random")
-    pairs = pairs.reindex(
-        columns=[*ATTENTION, "rest"]
-    ).dropna()  # of a map without error there is no price
+    # a map without error has no price
+    pairs = pairs.reindex(columns=[*ATTENTION, "rest"]).dropna()
     square = np.exp(np.log(pairs).mean())
     dearer = {part: int((pairs[part] > pairs["rest"]).sum()) for part in ATTENTION}
     word = _how_often([(held, len(pairs)) for held in dearer.values()])

@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 
 from akt_lab.analysis import curvature, smooth
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, UsageError
 from akt_lab.losses import kd_loss
 from tests.analysis.conftest import IMAGES, LOGITS, RNG
 
@@ -78,6 +78,14 @@ def test_a_rough_student_has_no_hessian(student):
 def test_trace_of_a_diagonal_is_exact():
     estimate = curvature.trace(torch.diag(torch.tensor([1.0, -2.0, 5.0])), probes=4)
     assert estimate == (4.0, 0.0)
+    with pytest.raises(UsageError, match="two probes or more, not 1"):
+        curvature.trace(torch.eye(3), probes=1)
+
+
+def test_a_weight_that_nothing_reads_or_that_bends_nothing_is_flat():
+    a, b, c = (torch.ones(2, requires_grad=True) for _ in range(3))
+    operator = curvature.Hessian((a**2).sum() + b.sum(), [a, b, c])
+    assert (operator @ torch.arange(1.0, 7)).tolist() == [2, 4, 0, 0, 0, 0]
 
 
 def test_trace_within_three_standard_errors(net):

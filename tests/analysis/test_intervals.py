@@ -65,6 +65,11 @@ def test_t_intervals_are_the_table_s():
         assert found == pytest.approx(mean_interval(values.tolist())[1:])
 
 
+def test_too_few_values_have_no_interval():
+    assert np.isnan(t_intervals(np.ones((3, 1)))).all()
+    assert np.isnan(bootstrap_intervals(np.ones((3, 0)))).all()
+
+
 def test_bootstrap_is_scipy_s():
     sample = RNG.exponential(2, size=25)
     theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="percentile", rng=1)

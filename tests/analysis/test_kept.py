@@ -9,31 +9,29 @@ from tests.analysis.conftest import fake_run
 TABLE = pd.DataFrame({"x": [1]})
 
 
-def test_one_bench_is_one_in_all_that_judges(tmp_path):
+OWN = {"teacher": "nets:small", "weights": "a.pth"}
+PRINTS = {"teacher": "1a", "images": "2b"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ({}, {"bench": {"bench": "cifar10"}}, "bench: digits, and cifar10 of .*2"),
+        ({"bench": OWN}, {"bench": {**OWN, "weights": "b.pth"}}, "weights: a.pth, and b.pth"),
+        ({"fingerprints": PRINTS}, {"fingerprints": {**PRINTS, "images": "3c"}}, "images's f.*3c"),
+    ],
+)
+def test_one_bench_is_one_in_all_that_judges(tmp_path, one, other, words):
     """By the network's files and images, too: a name says little."""
-    runs = [
-        fake_run(tmp_path / str(n), bench=bench, fingerprints=prints)
-        for n, (bench, prints) in enumerate(
-            [
-                ({}, None),
-                ({"bench": "cifar10"}, None),
-                ({"teacher": "nets:small", "weights": "a.pth"}, None),
-                ({"teacher": "nets:small", "weights": "b.pth"}, None),
-                ({}, {"teacher": "1a", "images": "2b"}),
-                ({}, {"teacher": "1a", "images": "3c"}),
-            ]
-        )
-    ]
-    for one, other, differ in (
-        (0, 1, "bench: digits, and cifar10 of .*1"),
-        (2, 3, "weights: a.pth, and b.pth of .*3"),
-        (4, 5, "images's fingerprint: 2b, and 3c of .*5"),
-    ):
-        with pytest.raises(AktError, match=rf"several benches \({differ}"):
-            kept.bench_of([runs[one], runs[other]])
-    with pytest.raises(AktError, match="several benches"):
-        kept.check_one_bench([runs[4], runs[0], runs[5]])
-    assert kept.check_one_bench([runs[0], runs[4]])["teacher's fingerprint"] == "1a"
+    runs = [fake_run(tmp_path / "1", **one), fake_run(tmp_path / "2", **other)]
+    with pytest.raises(AktError, match=rf"several benches \({words}"):
+        kept.bench_of(runs)
+
+
+def test_older_records_have_no_fingerprints(tmp_path):
+    runs = [fake_run(tmp_path / "1"), fake_run(tmp_path / "2", fingerprints=PRINTS)]
+    assert kept.check_one_bench(runs)["teacher's fingerprint"] == "1a"
+    assert kept.bench_of(runs).name == "digits"
     with pytest.raises(AktError, match="no runs"):
         kept.bench_of([])
 
