@@ -7,7 +7,6 @@ Each name is imported when it is first used, so that `import akt_lab` costs noth
 """
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names, for editors and mypy
@@ -33,9 +32,6 @@ _HOME = {
     "train": "runs.training",
 }
 __all__ = [*_HOME]
-
-# PyTorch's own, in torch.func and whatever imports it: nothing that a user could change.
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from akt_lab.analysis.kept import check_one_bench
 from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, demo_settings
+from akt_lab.runs.results import OF_AKT, line_of, row
+from akt_lab.settings import Settings
 
 AKT: dict[str, Any] = {"method": "adadfq+akt"}
 
@@ -48,31 +51,52 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
+OF_A_CHANGE = ("method", "temperature", *OF_AKT)  # the settings that changes set
+
+
 def table(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run that ended: change, bits, seed, accuracy in percent, and `gain` in points.
 
-    `gain` is the accuracy minus that of `neither` with the same bits and seed (and temperature).
+    `gain` is the accuracy minus that of `neither` with the same seed (and temperature).
 
     Raises:
-        AktError: if none of the runs is one of `jobs`.
+        AktError: if none of the runs is one of `jobs`; if one is not what its folder's name says;
+            or if they differ in more than their change and seed: says in what.
     """
     names = {_slug(name): name for name in CHANGES}
-    rows = []
+    found = {}
     for run in runs:
         change = names.get(run.folder.name.rsplit("-", 2)[0])
         if change and run.record.get("status") == "done":
-            s = run.record["settings"]
-            about = {"change": change, "bits": s["weight_bits"], "seed": s["seed"]}
-            rows.append(
-                {**about, "accuracy": run.record["accuracy"]["last"], "lam": run.record["lam"]}
-            )
-    if not rows:
+            found[run] = {"change": change, **row(line_of(run))}
+    if not found:
         raise AktError("no ablations among these runs: python benchmarks/ablations.py makes them")
-    found = pd.DataFrame(rows)
-    found["against"] = [c if c.startswith("temp") else "neither" for c in found["change"]]
-    found.loc[found["change"] == "temperature 4", "against"] = "temperature 4, neither"
-    plain = found[["change", "bits", "seed", "accuracy"]].rename(
-        columns={"change": "against", "accuracy": "plain"}
-    )
-    found = found.merge(plain, on=["against", "bits", "seed"], how="left")
-    return found.assign(gain=found["accuracy"] - found["plain"]).drop(columns="plain")
+    check_one_bench(list(found))
+    shared: dict[str, Any] = {}
+    for run, r in found.items():
+        asked = asdict(Settings(**CHANGES[r["change"]]))
+        for name, value in {
+            **r["settings"],
+            "teacher": r["teacher"],
+            "images": r["images"],
+        }.items():
+            if name in OF_A_CHANGE and value != asked[name]:
+                raise AktError(
+                    f"{run.folder} is named for {r['change']!r}, but its {name} is {value}, "
+                    f"not {asked[name]}: move it out of the ablations"
+                )
+            if name not in ("seed", *OF_A_CHANGE) and shared.setdefault(name, value) != value:
+                raise AktError(
+                    f"these ablations differ in more than their change and seed ({name}: "
+                    f"{shared[name]}, and {value} of {run.folder}): name a folder of one kind"
+                )
+    cells = pd.DataFrame(
+        {"change": r["change"], "bits": r["settings"]["weight_bits"], "seed": r["seed"],
+         "accuracy": r["last"], "lam": r["lam"]} for r in found.values()
+    ).drop_duplicates(["change", "seed"], keep="last", ignore_index=True)  # fmt: skip
+    cells["against"] = [
+        "temperature 4, neither" if c.startswith("temp") else "neither" for c in cells["change"]
+    ]
+    plain = cells.set_index(["change", "seed"])["accuracy"]
+    pairs = pd.MultiIndex.from_frame(cells[["against", "seed"]])
+    return cells.assign(gain=cells["accuracy"] - plain.reindex(pairs).to_numpy())

@@ -6,18 +6,17 @@ rounding has none.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from curvlinops import HessianLinearOperator
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from akt_lab.analysis.smooth import check_frozen, is_rough, private_copy
-from akt_lab.analysis.smooth import smooth_student as smooth_student
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, UsageError
 from akt_lab.losses import kd_loss
 
 Direction = dict[str, Tensor]
@@ -47,22 +46,42 @@ class Asymmetry(NamedTuple):
 # ---- Hessians ------------------------------------------------------------------------------------
 
 
-class _KD(nn.Module):
-    """`kd_loss` in the form in which curvlinops takes a loss."""
+class Hessian:
+    """A number's second derivatives in P weights: a matrix (P, P) that is never written down.
 
-    reduction = "mean"
+    The gradient g is taken once; a product differentiates g once more, backwards along v, which
+    is Hv because H is symmetric (Pearlmutter, 1994).
 
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
+    >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> Hessian(w[0] ** 3 + 5 * w[0] * w[1], [w]) @ torch.tensor([1.0, 0.0])
+    tensor([6., 5.])
+    """
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return kd_loss(student_logits, teacher_logits, self.temperature)
+    def __init__(self, value: Tensor, weights: Sequence[Tensor]) -> None:
+        """Of a `value` () in `weights`, of any shapes; their entries in order are H's axes."""
+        self.weights = weights
+        gradient = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
+        self.gradient = _flat(gradient)
+        self.dtype, self.device = self.gradient.dtype, self.gradient.device
+        self.shape = 2 * (self.gradient.numel(),)
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """Hv for v (P,), or column by column for v (P, K)."""
+        if v.ndim == 2:
+            return torch.stack([self @ column for column in v.unbind(1)], dim=1)
+        product = torch.autograd.grad(
+            self.gradient, self.weights, v, retain_graph=True, materialize_grads=True
+        )
+        return _flat(product)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
 
 
 def hessian(
     network: nn.Module, images: Tensor, teacher_logits: Tensor, temperature: float = 20.0
-) -> Any:
+) -> Hessian:
     """The Hessian of the distillation loss in a network's P weights, at their present values.
 
     Args:
@@ -72,8 +91,7 @@ def hessian(
         temperature: of `kd_loss`.
 
     Returns:
-        curvlinops' linear operator (P, P): `operator @ v` for v (P,) or (P, K), in the order of
-        `network.parameters()`.
+        (P, P), in the order of `network.parameters()`.
 
     Raises:
         AktError: for a student whose rounding is not smooth.
@@ -86,19 +104,27 @@ def hessian(
 
 
 def distillation_hessian(
-    network: nn.Module, weights: Any, images: Tensor, logits: Tensor, temperature: float
-) -> Any:
+    network: nn.Module,
+    weights: Sequence[Tensor],
+    images: Tensor,
+    logits: Tensor,
+    temperature: float,
+) -> Hessian:
     """`hessian` of a network as it is, not copied, in those of its parameters that are listed."""
-    data, loss = [(images, logits.detach())], _KD(temperature)
-    return HessianLinearOperator(network, loss, weights, data, check_deterministic=False)
+    return Hessian(kd_loss(network(images), logits.detach(), temperature), weights)
 
 
 def trace(operator: Any, probes: int = 32, seed: int = 0) -> Estimate:
     """Hutchinson's (1989) estimate of the trace: the mean of v'Hv over random signs v.
 
-    Two probes or more; with the standard error of that mean.
+    With the standard error of that mean.
+
+    Raises:
+        UsageError: for fewer than two probes.
     """
     rng, draws = torch.Generator().manual_seed(seed), []
+    if probes < 2:
+        raise UsageError(f"a standard error needs two probes or more, not {probes}")
     for _ in range(probes):
         v = 2.0 * torch.randint(0, 2, (operator.shape[1],), generator=rng) - 1
         v = v.to(operator.device, operator.dtype)
@@ -106,13 +132,18 @@ def trace(operator: Any, probes: int = 32, seed: int = 0) -> Estimate:
     return Estimate(float(np.mean(draws)), float(np.std(draws, ddof=1) / math.sqrt(probes)))
 
 
-def top_eigenvalues(operator: Any, k: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def top_eigenvalues(operator: Hessian, k: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The k largest eigenvalues, largest first, and their residual norms |Hv - λv|, |v| = 1.
 
     By ARPACK's Lanczos method, k below the operator's size. Within each residual of its λ there
     is an eigenvalue.
     """
-    linear, tol = operator.to_scipy(), math.sqrt(torch.finfo(operator.dtype).eps)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return (operator @ torch.from_numpy(v.ravel()).to(operator.gradient)).double().cpu().numpy()
+
+    linear = LinearOperator(operator.shape, matvec=product, dtype=np.float64)
+    tol = math.sqrt(torch.finfo(operator.dtype).eps)
     start = np.random.default_rng(seed).standard_normal(operator.shape[0])
     values, vectors = eigsh(linear, k=k, which="LA", v0=start, tol=tol)
     order = np.argsort(values)[::-1]

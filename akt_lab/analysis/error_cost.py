@@ -5,13 +5,11 @@ second order an error e of the teacher's map costs ½ e'He, H the Hessian of the
 in that map; here e is split into what changes attention and what does not.
 """
 
-from typing import Any
-
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from akt_lab.analysis.curvature import distillation_hessian
+from akt_lab.analysis.curvature import Hessian, distillation_hessian
 from akt_lab.analysis.smooth import private_copy
 from akt_lab.errors import AktError
 from akt_lab.graph import capture_maps
@@ -34,7 +32,7 @@ class _Shifted(nn.Module):
 
 def map_hessian(
     teacher: nn.Module, layer: str, images: Tensor, temperature: float = 20.0
-) -> tuple[Any, Tensor]:
+) -> tuple[Hessian, Tensor]:
     """The Hessian of the distillation loss in one feature map of the teacher, and that map.
 
     At the teacher's own map the loss is at its minimum: the Hessian is positive semi-definite.
@@ -46,7 +44,7 @@ def map_hessian(
         temperature: of `kd_loss`.
 
     Returns:
-        a linear operator (N, N), N = B*C*H*W, and the map (B, C, H, W), both float64.
+        the Hessian (N, N), N = B*C*H*W, and the map (B, C, H, W), both float64.
 
     Raises:
         UsageError: for an unknown layer.

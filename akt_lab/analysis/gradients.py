@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
+from akt_lab.benches import Bench
 from akt_lab.errors import AktError, unknown
 from akt_lab.graph import capture_maps, residual_bodies, trace
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
-from akt_lab.quantizer import freeze_ranges, quantize_model
+from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model
 from akt_lab.runs.networks import prepare
 from akt_lab.settings import Settings
 from akt_lab.step import balanced_lambda, train_step
@@ -75,7 +76,7 @@ class Case:
 
 
 def synthetic_batches(
-    bench: Any, batches: int, batch_size: int, seed: int = 0, progress: bool = False
+    bench: Bench, batches: int, batch_size: int, seed: int = 0, progress: bool = False
 ) -> list[Batch]:
     """Images (B, channels, S, S) and classes (B,) from a GDFQ generator after 200 steps."""
     settings = Settings(
@@ -99,7 +100,7 @@ def synthetic_batches(
 
 
 def study(
-    bench: Any,
+    bench: Bench,
     cases: Sequence[Case],
     images: Sequence[Batch],
     student_lr: float = 1e-4,
@@ -109,7 +110,7 @@ def study(
     """Train each case's student on `images`, a step a batch, and measure its gradients on the way.
 
     Args:
-        bench: a `benches.Bench`; only its teacher is used.
+        bench: only its teacher is used.
         cases: what to compare.
         images: from `synthetic_batches`; the ranges are observed on them, too.
         student_lr: of SGD with momentum 0.9 and weight decay 1e-4, as in training.
@@ -174,10 +175,16 @@ def make_student(teacher: nn.Module, case: Case, images: Sequence[Batch]) -> nn.
     student = quantize_model(
         teacher, case.bits, case.bits, ranges=case.ranges, gradient=case.gradient
     )
-    with torch.no_grad():
-        for x, _ in itertools.islice(itertools.cycle(images), case.observed):
-            student(x)
-    freeze_ranges(student)
+    return observe(student, itertools.islice(itertools.cycle(images), case.observed))
+
+
+def observe(student: nn.Module, images: Iterable[Batch]) -> nn.Module:
+    """The student, its ranges observed on `images` and frozen; live ones need no images."""
+    if any(isinstance(m, ActivationQuantizer) and m.observing for m in student.modules()):
+        with torch.no_grad():
+            for x, _ in images:
+                student(x)
+        freeze_ranges(student)
     return student
 
 
@@ -192,7 +199,7 @@ def see(teacher: nn.Module, x: Tensor, layers: Sequence[str]) -> Seen:
     """A teacher's view of images x (B, channels, S, S), which every loss but `ce` needs.
 
     Args:
-        teacher: from `tracing.trace`.
+        teacher: from `graph.trace`.
         x: images (B, channels, S, S).
         layers: whose maps AKT compares.
     """
@@ -288,7 +295,7 @@ def explosion(norms: Iterable[float], limit: float = LIMIT, skip: int = 0) -> Ex
     """Find an explosion in gradient norms, one a step.
 
     Args:
-        norms: of each step.
+        norms: of each step; one that is not finite is an explosion, wherever it is.
         limit: the ratio above which it is called one.
         skip: how many of the first steps count towards the median only.
 
@@ -298,11 +305,11 @@ def explosion(norms: Iterable[float], limit: float = LIMIT, skip: int = 0) -> Ex
     1
     """
     values = np.fromiter(norms, float)
-    if len(values) <= skip:
-        return Explosion(math.nan, 0, False)
     broken = ~np.isfinite(values)
     if broken.any():
         return Explosion(math.inf, int(broken.argmax()), True)
+    if len(values) <= skip:
+        return Explosion(math.nan, 0, False)
     median, step = float(np.median(values)), skip + int(values[skip:].argmax())
     ratio = float(values[step]) / median if median else math.nan
     return Explosion(ratio, step, ratio > limit)

@@ -36,7 +36,9 @@ def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, f
 
 
 def proportion_interval(percent: float, images: int) -> tuple[float, float]:
-    """95% Wilson interval, in percent, of an accuracy measured on that many images."""
+    """95% Wilson interval, in percent, of an accuracy on that many images; NaN on none."""
+    if not images:
+        return math.nan, math.nan
     z, p = 1.96, percent / 100
     centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
@@ -55,6 +57,8 @@ def bootstrap_intervals(
         ends: percentiles of the resampled means.
     """
     count = samples.shape[1]
+    if not count:
+        return np.full((len(samples), 2), math.nan)
     times = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=draws)
     means = samples @ times.T / count
     return np.percentile(means, ends, axis=1).T
@@ -63,6 +67,8 @@ def bootstrap_intervals(
 def t_intervals(samples: np.ndarray) -> np.ndarray:
     """95% interval of each row's mean by Student's t: (E, n) -> (E, 2), low and high."""
     count = samples.shape[1]
+    if count < 2:
+        return np.full((len(samples), 2), math.nan)
     half = stats.t.ppf(0.975, count - 1) * samples.std(axis=1, ddof=1) / math.sqrt(count)
     mean = samples.mean(axis=1)
     return np.stack([mean - half, mean + half], axis=1)

@@ -1,20 +1,20 @@
-"""Tables that are made once from runs and kept beside them, on every core."""
+"""Tables that are made once from runs and kept beside them; and work side by side on every core."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError
 from akt_lab.files import cannot_write, write_whole
-from akt_lab.runs.folder import Run
+from akt_lab.runs.folder import STUDENT, Run
 from akt_lab.speed import keep_freed_memory
 
 
@@ -22,41 +22,85 @@ def bench_of(runs: Sequence[Run]) -> Bench:
     """The bench of all these runs.
 
     Raises:
-        AktError: if they are of several; a figure shows one.
+        AktError: if there are none, or they are of several; a figure shows one.
     """
+    if not runs:
+        raise AktError("no runs: make some with `akt-lab demo`")
     check_one_bench(runs)
     return load_bench(BenchSpec.from_dict(runs[0].entry("bench")), progress=False)
 
 
-def _beside(runs: Sequence[Run], name: str) -> Path:
-    """A file in studies/, in the folder that holds all the runs; the folder is made.
+def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:
+    """Refuse runs of several benches: other names or files, or others behind the same names.
+
+    Returns:
+        what they share: the entries of `BenchSpec`, and the fingerprints that records have.
 
     Raises:
-        AktError: if it cannot be made.
+        AktError: says in what they differ.
     """
+    shared: dict[str, Any] = {}
+    for run in runs:
+        prints = {f"{n}'s fingerprint": v for n, v in run.record.get("fingerprints", {}).items()}
+        spec = BenchSpec.from_dict(run.entry("bench"))
+        for name, value in {**spec.to_dict(), **prints}.items():
+            if shared.setdefault(name, value) != value:
+                raise AktError(
+                    f"these runs are of several benches ({name}: {shared[name]}, and {value} of "
+                    f"{run.folder}): name a folder of one by --runs"
+                )
+    return shared
+
+
+# ---- what is kept -------------------------------------------------------------------------------
+
+
+def beside(runs: Sequence[Run], name: str, entering: Sequence[Run] = (), **constants: Any) -> Path:
+    """Where something that is made of runs is kept: studies/, in the folder that holds them all.
+
+    The file's name ends in a digest of what it is made of, so that nothing is shown for what it is
+    not: of the bench, of the settings and the student of each run that is `entering`, and of the
+    study's own `constants`. The folder is made.
+
+    Raises:
+        AktError: if the runs are of several benches, or the folder cannot be made.
+    """
+    students = [[run.entry("settings"), _digest(run / STUDENT)] for run in entering]
+    made_of = json.dumps([check_one_bench(runs), students, constants], sort_keys=True)
     folder = Path(os.path.commonpath([run.folder.absolute().parent for run in runs])) / "studies"
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    return folder / name
+    stem, ending = os.path.splitext(name)
+    return folder / f"{stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}{ending}"
 
 
-def kept(runs: Sequence[Run], name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table studies/NAME.csv beside the runs, made if it is not there."""
-    path = _beside(runs, f"{name}.csv")
+def _digest(path: Path) -> str:
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def kept(
+    runs: Sequence[Run],
+    name: str,
+    make: Callable[[], pd.DataFrame],
+    entering: Sequence[Run] = (),
+    **constants: Any,
+) -> pd.DataFrame:
+    """The table NAME.csv that lies `beside` the runs, made if it is not there."""
+    path = beside(runs, f"{name}.csv", entering, **constants)
     if not path.exists():
         write_whole(path, make().to_csv(index=False).encode())
-    return pd.read_csv(path, keep_default_na=True)
+    return pd.read_csv(path)
 
 
-def _light(bench: Bench) -> Bench:
-    """For another process: without the images, which it does not need."""
-    nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
-    return replace(bench, images=nothing, labels=bench.labels[:0])
+# ---- side by side -------------------------------------------------------------------------------
 
 
-def _side_by_side(tasks: Mapping[str, Callable[[], Any]], progress: bool) -> list[Any]:
+def on_every_core(tasks: Mapping[str, Callable[[], Any]], progress: bool) -> list[Any]:
     """Each task in a process of one thread, a process a core: small networks fill no second one."""
     found = []
     with parallel_config("loky", inner_max_num_threads=1):
@@ -72,15 +116,3 @@ def _side_by_side(tasks: Mapping[str, Callable[[], Any]], progress: bool) -> lis
 def _in_worker(task: Callable[[], Any]) -> Any:
     keep_freed_memory()
     return task()
-
-
-def check_one_bench(runs: Sequence[Run]) -> None:
-    """Refuse runs of several benches: a figure shows one.
-
-    Raises:
-        AktError: names the benches.
-    """
-    benches = {run.entry("bench")["teacher"] or run.entry("bench")["bench"] for run in runs}
-    if len(benches) > 1:
-        raise AktError(f"these runs are of several benches ({', '.join(sorted(benches))}): "
-                       "name a folder of one by --runs")  # fmt: skip

@@ -1,12 +1,15 @@
-"""The tables behind the figures of the analysis: each is made once from runs, and kept as CSV.
+"""What figures show, measured on runs and their bench.
 
-They lie in `studies/` beside the runs, with the synthetic images that they are of; remove that
-folder to have all of it made again.
+What takes minutes is made once, and kept as CSV in `studies/` beside the runs, with the synthetic
+images that it is of; see `kept.beside` for when it is made anew.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,27 +19,39 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from akt_lab import losses
+from akt_lab.analysis import gradients as gradient_study
 from akt_lab.analysis.curvature import asymmetry as field_asymmetry
 from akt_lab.analysis.curvature import (
     filter_normalised_directions,
     hessian,
     loss_surface,
-    smooth_student,
     top_eigenvalues,
     trace,
 )
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
-from akt_lab.analysis.gradients import Batch, Case, grid, make_student, study, synthetic_batches
-from akt_lab.analysis.kept import _beside, _light, _side_by_side, bench_of, kept
-from akt_lab.attention import attention_divergences
+from akt_lab.analysis.gradients import Batch, Case, grid, make_student, observe, synthetic_batches
+from akt_lab.analysis.kept import bench_of, beside, kept, on_every_core
+from akt_lab.analysis.smooth import smooth_student
+from akt_lab.attention import (
+    attention_by_image,
+    attention_divergences,
+    channel_attention,
+    spatial_attention,
+)
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
 from akt_lab.files import write_whole
+from akt_lab.generator import Generator
 from akt_lab.graph import capture_maps, residual_bodies
 from akt_lab.graph import trace as graph_of
+from akt_lab.image_pool import ImagePool
 from akt_lab.methods import get_method
+from akt_lab.quantizer import quantize_model
+from akt_lab.runs import results
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import load_student
+from akt_lab.runs.networks import load_generator, load_student
+from akt_lab.settings import Settings
 
 Row = dict[str, Any]
 
@@ -46,6 +61,8 @@ STEPS, SEEDS = 40, (0, 1, 2)  # of the gradient study
 
 SHOWN = 200  # real images for attention
 
+ROUNDING = ("weight_bits", "act_bits", "first_bits", "last_bits", "ranges", "gradient")
+
 COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
 
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
@@ -54,10 +71,12 @@ SURFACE_BITS, POINTS = 3, 15
 
 PAIRS = 32  # of directions, for the asymmetry
 
+SHOWN_BITS = 3  # the bit-width whose student and images are shown, where it is among the runs
+
 
 def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
-    """The batches that studies see: made once, and kept as studies/images-SEED.safetensors."""
-    path = _beside(runs, f"images-{seed}.safetensors")
+    """The batches that studies see: made once, and kept beside the runs."""
+    path = beside(runs, f"images-{seed}.safetensors", **_constants())
     if not path.exists():
         made = synthetic_batches(bench, effort(bench)[0], batch_size(bench), seed, progress=True)
         x, y = (torch.stack(part) for part in zip(*made, strict=True))
@@ -67,6 +86,13 @@ def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
     layout = torch.channels_last if found["x"].shape[2] > 1 else torch.contiguous_format
     images = (x.clone(memory_format=layout) for x in found["x"])
     return [*zip(images, found["y"], strict=True)]
+
+
+def _constants() -> dict[str, Any]:
+    """All that is fixed here and decides what comes out: a change makes everything anew."""
+    here = {name: value for name, value in globals().items() if name.isupper()}
+    cases = [asdict(case) for case in grid()]
+    return {**here, "drawn_after": gradient_study.DRAWN_AFTER, "cases": cases}
 
 
 def batch_size(bench: Bench) -> int:
@@ -86,20 +112,24 @@ def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`gradients.study` over every case of `gradients.grid`: a task a seed and bit-width."""
 
     def make() -> pd.DataFrame:
-        bench = bench_of(runs)
+        bench, of_bits = bench_of(runs), attrgetter("bits")
         tasks = {}
         for seed in effort(bench)[1]:
             images = synthetic(runs, bench, seed)
-            for bits, cases in groupby(sorted(grid(), key=_bits), key=_bits):
-                task = partial(study, _light(bench), [*cases], images, seed=seed, progress=False)
+            for bits, cases in groupby(sorted(grid(), key=of_bits), key=of_bits):
+                task = partial(
+                    gradient_study.study, _light(bench), [*cases], images, seed=seed, progress=False
+                )
                 tasks[f"gradients, seed {seed}, {_name(bits)}"] = task
-        return pd.concat(_side_by_side(tasks, progress), ignore_index=True)
+        return pd.concat(on_every_core(tasks, progress), ignore_index=True)
 
-    return kept(runs, "gradients", make)
+    return kept(runs, "gradients", make, **_constants())
 
 
-def _bits(case: Case) -> int:
-    return case.bits
+def _light(bench: Bench) -> Bench:
+    """For another process: without the images, which it does not need."""
+    nothing = torch.empty(0, *bench.images.shape[1:], dtype=torch.uint8)
+    return replace(bench, images=nothing, labels=bench.labels[:0])
 
 
 def _name(bits: int) -> str:
@@ -109,13 +139,14 @@ def _name(bits: int) -> str:
 # ---- attention ----------------------------------------------------------------------------------
 
 
-def attention(runs: Sequence[Run]) -> pd.DataFrame:
+def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """How far teacher's and student's attention lie apart, before and after training, by layer.
 
     Returns:
-        A row for each run that ended, layer and time: method, bits, seed, layer, trained (False:
-        rounded, with ranges observed on synthetic images), and the mean KL from the teacher's
-        maps in nats, `spatial` and `channel`, on 200 evaluation images.
+        A row for each run that ended, layer and time: method (as figures call it), bits, seed,
+        `same` (as in `training`), layer, trained (False: rounded as the run does, with ranges
+        observed on synthetic images), and the mean KL from the teacher's maps in nats, `spatial`
+        and `channel`, on 200 evaluation images.
 
     Raises:
         AktError: if no student was trained to its end.
@@ -123,38 +154,38 @@ def attention(runs: Sequence[Run]) -> pd.DataFrame:
     ended = [run for run in runs if run.record.get("status") == "done"]
     if not any(get_method(run.entry("settings")["method"]).student_terms for run in ended):
         raise AktError("attention_by_bits needs a run that trained a student to its end")
-    return kept(runs, "attention", lambda: pd.DataFrame(_attention_rows(ended)))
+
+    def make() -> pd.DataFrame:
+        bench = bench_of(runs)
+        images = synthetic(runs, bench)[:10]
+        bar = tqdm(ended, "attention", unit="run", disable=not progress)
+        return pd.DataFrame(_attention_rows(bar, bench, images))
+
+    return kept(runs, "attention", make, ended, **_constants())
 
 
-def _attention_rows(runs: Sequence[Run]) -> Iterator[Row]:
-    bench = bench_of(runs)
+def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch]) -> Iterator[Row]:
     teacher = graph_of(bench.teacher)
     layers = residual_bodies(teacher)
     images = bench.normalise(bench.images[:SHOWN])
     seen = _maps(teacher, layers, images)
-    calibration = synthetic(runs, bench)[:10]
 
     @cache
-    def rounded(bits: int) -> dict[str, Tensor]:
-        return _maps(make_student(bench.teacher, Case(bits), calibration), layers, images)
+    def rounded(*how: tuple[str, Any]) -> dict[str, Tensor]:
+        student = observe(quantize_model(bench.teacher, **dict(how)), synthetic)
+        return _maps(student, layers, images)
 
     for run in runs:
-        settings = run.record["settings"]
-        bits = settings["weight_bits"]
-        about = {"method": of_variant(settings), "bits": bits, "seed": settings["seed"]}
+        settings = Settings.from_dict(run.entry("settings"))
+        about = {"method": settings.label, "bits": settings.weight_bits, "seed": settings.seed}
+        before = rounded(*((name, getattr(settings, name)) for name in ROUNDING))
         after = _maps(load_student(run, bench)[0], layers, images)
-        for trained, maps in ((False, rounded(bits)), (True, after)):
+        for trained, maps in ((False, before), (True, after)):
             for layer, s in maps.items():
                 parts = attention_divergences([s], [seen[layer]])
                 spatial, channel = (part.item() for part in parts)
-                yield {**about, "layer": layer, "trained": trained,
+                yield {**about, "same": _same(run), "layer": layer, "trained": trained,
                        "spatial": spatial, "channel": channel}  # fmt: skip
-
-
-def of_variant(settings: Mapping[str, Any]) -> str:
-    """A method's name, with its variant where that is not the paper's."""
-    code = "akt" in settings["method"] and settings["variant"] != "paper"
-    return f"{settings['method']} {settings['variant']}" if code else settings["method"]
 
 
 @torch.inference_mode()
@@ -168,7 +199,7 @@ def _maps(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
 
 
 def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
-    """`errorcost.cost_of_error` of every map's own rounding, by bits, on synthetic images.
+    """`error_cost.cost_of_error` of every map's own rounding, by bits, on synthetic images.
 
     Adds layer, bits, and `random`: the cost per square of an error of random direction.
     """
@@ -181,7 +212,7 @@ def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         bar = tqdm(layers, unit="layer", disable=not progress, desc="cost of errors")
         return pd.concat([_cost(teacher, layer, images) for layer in bar], ignore_index=True)
 
-    return kept(runs, "error_cost", make)
+    return kept(runs, "error_cost", make, **_constants())
 
 
 def _cost(teacher: nn.Module, layer: str, images: Tensor) -> pd.DataFrame:
@@ -213,9 +244,9 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
             )
             for bits, k in cases
         }
-        return pd.DataFrame(_side_by_side(tasks, progress))
+        return pd.DataFrame(on_every_core(tasks, progress))
 
-    return kept(runs, "curvature", make)
+    return kept(runs, "curvature", make, **_constants())
 
 
 def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequence[Batch]) -> Row:
@@ -228,9 +259,8 @@ def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequenc
     operator = hessian(network, x, logits)
     whole = trace(operator, PROBES)
     values, residuals = top_eigenvalues(operator, 1)
-    about = {"bits": bits, "sharpness": sharpness}
-    about |= {"trace": whole.value, "trace_error": whole.error}
-    return {**about, "eigenvalue": values[0], "residual": residuals[0]}
+    return {"bits": bits, "sharpness": sharpness, "trace": whole.value, "trace_error": whole.error,
+            "eigenvalue": values[0], "residual": residuals[0]}  # fmt: skip
 
 
 def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -248,9 +278,9 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
             f"asymmetry, {_name(bits)}": partial(_asymmetry, light, bits, images)
             for bits in (0, *CURVED_BITS)
         }
-        return pd.DataFrame(_side_by_side(tasks, progress))
+        return pd.DataFrame(on_every_core(tasks, progress))
 
-    return kept(runs, "asymmetry", make)
+    return kept(runs, "asymmetry", make, **_constants())
 
 
 def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
@@ -260,8 +290,8 @@ def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
     pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
     student = make_student(bench.teacher, Case(bits), images)
     found = field_asymmetry(student, x, logits, pairs=pairs)
-    about = {"bits": bits, "ratio": found.value, "error": found.error}
-    return {**about, "step_error": found.step_error, "pairs": pairs}
+    return {"bits": bits, "ratio": found.value, "error": found.error,
+            "step_error": found.step_error, "pairs": pairs}  # fmt: skip
 
 
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
@@ -271,6 +301,12 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         Rows of network, a and b (offsets in two filter-normalised directions, the same for all)
         and loss, on one batch of synthetic images.
     """
+    students: dict[str, Run] = {}  # the first of each method
+    for run in runs:
+        settings = Settings.from_dict(run.entry("settings"))
+        trained = get_method(settings.method).student_terms and run.record.get("status") == "done"
+        if trained and settings.weight_bits == SURFACE_BITS:
+            students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
 
     def make() -> pd.DataFrame:
         bench = bench_of(runs)
@@ -279,7 +315,8 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         with torch.no_grad():
             logits = teacher(images)
         directions = filter_normalised_directions(teacher)
-        networks = {"teacher": teacher, **_students(runs, bench)}
+        networks: dict[str, nn.Module] = {"teacher": teacher}
+        networks |= {name: load_student(run, bench)[0] for name, run in students.items()}
         bar = tqdm(networks.items(), unit="network", disable=not progress, desc="loss surface")
         tables = []
         for name, network in bar:
@@ -288,17 +325,175 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
             tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": losses.ravel()}))
         return pd.concat(tables, ignore_index=True)
 
-    return kept(runs, "surface", make)
+    return kept(runs, "surface", make, list(students.values()), **_constants())
 
 
-def _students(runs: Sequence[Run], bench: Bench) -> dict[str, nn.Module]:
-    """The trained students at SURFACE_BITS, the first of each method."""
-    found: dict[str, nn.Module] = {}
-    for run in runs:
-        s, status = run.record["settings"], run.record.get("status")
-        trains = get_method(s["method"]).student_terms
-        if status == "done" and trains and s["weight_bits"] == SURFACE_BITS:
-            name = f"{of_variant(s)}, {SURFACE_BITS} bits"
-            if name not in found:
-                found[name] = load_student(run, bench)[0]
-    return found
+# ---- a run as it trained ------------------------------------------------------------------------
+
+
+def training(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every step of every student, whether its run ended or not.
+
+    Returns:
+        A row a step: method, variant, label, bits (of weights), seed, `same`, step (from 1),
+        loss_above_floor (from the least value that it can take), and gradient_norm. Runs that
+        agree in `label` and `same` differ in bits and seed alone.
+
+    Raises:
+        AktError: if none of the runs trained a student.
+    """
+    curves = [curve for curve in map(_curve, runs) if not curve.empty]
+    if not curves:
+        raise AktError("training_by_bits needs a run that trained a student: `ptq` alone does not")
+    return pd.concat(curves, ignore_index=True)
+
+
+def _curve(run: Run) -> pd.DataFrame:
+    history, settings = run.history(), Settings.from_dict(run.entry("settings"))
+    if "student/gradient_norm" not in history:
+        return pd.DataFrame()
+    steps = history[history["epoch"] >= settings.warmup_epochs]
+    terms = [c for c in steps if c.startswith("student/") and c != "student/gradient_norm"]
+    loss = steps[terms].sum(axis=1, skipna=False)  # where it diverged, one is not finite
+    for term in terms:
+        given = run.entry("classes"), settings.temperature, settings.logit_weight
+        loss = loss - losses.floor(term.removeprefix("student/"), *given)
+    return pd.DataFrame(
+        {
+            "method": settings.method,
+            "variant": settings.variant if settings.has_akt else "",
+            "label": settings.label,
+            "bits": settings.weight_bits,
+            "seed": settings.seed,
+            "same": _same(run),
+            "step": range(1, len(steps) + 1),
+            "loss_above_floor": loss.to_numpy(),
+            "gradient_norm": steps["student/gradient_norm"].to_numpy(),
+        }
+    )
+
+
+def _same(run: Run) -> str:
+    """What runs must agree in to be one line by bits; of these, how those of activations differ."""
+    row = results.row(results.line_of(run))
+    settings = json.loads(row["same"])
+    settings["act_bits"] -= settings.pop("weight_bits")
+    return json.dumps({**settings, **{n: row[n] for n in ("bench", "student_images", "teacher")}})
+
+
+# ---- one run's student and images ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Where teacher and student look in one layer.
+
+    Attributes:
+        images: (N, S, S), or (N, S, S, 3) in colour, values 0 to 1.
+        spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
+        channel: teacher's and student's channel attention, (N, C) each, sums to 1.
+        divergences: spatial and channel, KL(teacher || student) in nats, a pair an image.
+        labels: the classes' names.
+        title: which layer of which run.
+    """
+
+    images: np.ndarray
+    spatial: Sequence[np.ndarray]
+    channel: Sequence[np.ndarray]
+    divergences: Sequence[tuple[float, float]]
+    labels: Sequence[str]
+    title: str
+
+
+def side_by_side(runs: Sequence[Run]) -> SideBySide:
+    """Attention of teacher and student in the middle layer, on a real image of each of 4 classes.
+
+    Of the run with AKT at 3 bits that ended, or the nearest to it.
+    """
+    run, bench, about = _shown(runs)
+    student, source = load_student(run, bench)
+    teacher = graph_of(bench.teacher)
+    layers = residual_bodies(teacher)
+    layer = layers[len(layers) // 2]
+    labels = bench.labels.unique()[:4]
+    inputs = bench.normalise(bench.images[[int((bench.labels == c).nonzero()[0]) for c in labels]])
+    maps = [_maps(network, [layer], inputs)[layer] for network in (teacher, student)]
+    size = maps[0].shape[-2:]
+    when = "after training" if run.record.get("status") == "done" else f"at {source}"
+    return SideBySide(
+        _showable(bench.pixels(inputs)),
+        [spatial_attention(m).view(-1, *size).numpy() for m in maps],
+        [channel_attention(m).numpy() for m in maps],
+        attention_by_image(*maps),
+        [bench.classes[c] for c in labels],
+        f"Layer {layer} of {bench.name}, {about}, {when}",
+    )
+
+
+@dataclass(frozen=True)
+class SyntheticImages:
+    """Images of a run's generator or pool, a row a class.
+
+    Attributes:
+        images: (classes, columns, S, S), or (..., 3) in colour, values 0 to 1.
+        classes: the rows' names.
+        confidence: the teacher's probability of the row's class, (classes, columns).
+        title: which generator.
+    """
+
+    images: np.ndarray
+    classes: Sequence[str]
+    confidence: np.ndarray
+    title: str
+
+
+@torch.inference_mode()
+def synthetic_images(runs: Sequence[Run]) -> SyntheticImages:
+    """Up to 10 images of each of the first 10 classes, of the run that `side_by_side` shows.
+
+    Raises:
+        AktError: if a pool has no image of some class.
+    """
+    run, bench, about = _shown(runs)
+    classes = min(10, bench.num_classes)
+    images, y = _of_classes(load_generator(run, bench), classes, 10)
+    probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
+    pixels = _showable(bench.pixels(images))
+    return SyntheticImages(
+        pixels.reshape(classes, -1, *pixels.shape[1:]),
+        bench.classes[:classes],
+        probability.view(classes, -1).numpy(),
+        f"Synthetic images for {bench.name}: {about}",
+    )
+
+
+@torch.inference_mode()
+def _of_classes(source: Generator | ImagePool, classes: int, count: int) -> tuple[Tensor, Tensor]:
+    """Images of each class, and the classes; of a pool as many as every class has there."""
+    if isinstance(source, Generator):
+        y = torch.arange(classes).repeat_interleave(count)
+        z, _ = source.draw(len(y), torch.Generator().manual_seed(0))
+        return source(z, y), y
+    count = min(count, int(source.labels.bincount(minlength=classes)[:classes].min()))
+    if not count:
+        raise AktError("this run's pool is too small to show: it has no image of some class")
+    chosen = torch.cat([(source.labels == c).nonzero()[:count, 0] for c in range(classes)])
+    return source.images[chosen], source.labels[chosen]
+
+
+def _shown(runs: Sequence[Run]) -> tuple[Run, Bench, str]:
+    """The run whose student and images are shown, its bench, and what it is called."""
+
+    def far(run: Run) -> tuple[bool, bool, int]:
+        settings = Settings.from_dict(run.entry("settings"))
+        unfinished = run.record.get("status") != "done"
+        return unfinished, not settings.has_akt, abs(settings.weight_bits - SHOWN_BITS)
+
+    nearest = sorted(runs, key=far)[:1]
+    bench, settings = bench_of(nearest), Settings.from_dict(nearest[0].entry("settings"))
+    return nearest[0], bench, f"{settings.label}, {settings.weight_bits} bits, seed {settings.seed}"
+
+
+def _showable(pixels: Tensor) -> np.ndarray:
+    """(N, C, S, S) -> (N, S, S) in grey, (N, S, S, 3) in colour, for imshow."""
+    return (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()

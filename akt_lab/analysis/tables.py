@@ -16,12 +16,13 @@ import pandas as pd
 
 from akt_lab.analysis.intervals import mean_interval
 from akt_lab.errors import AktError
+from akt_lab.methods import get_method
 from akt_lab.runs.results import KEY, METRICS, Line, read, row
 from akt_lab.settings import Settings, with_preset
 
-BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")  # compared as images
+BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")
 
-NO_MATTER = ("seed", "eval_every", "compile", *BUDGET)
+NO_MATTER = ("seed", "eval_every", "compile")
 
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's
 
@@ -43,28 +44,23 @@ def load(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def _row(line: Line) -> dict[str, Any]:
-    """A run as a row; beside it whether its settings are the papers', and its effective bits."""
+    """A run as a row; beside it which of its settings are the papers', and its effective bits."""
     found = row(line)
+    differs = [_differs(found["settings"], preset) for preset in ("paper", "code")]
+    bits = line.get("effective_bits")  # of weights and activations; older results have none
     return {
         **found,
-        "as_published": not line["bench"].get("data") and _as_published(found["settings"]),
-        "effective": _pair(line.get("effective_bits") or {}),
+        "as_published": not line["bench"].get("data") and any(d <= {*BUDGET} for d in differs),
+        "budget_as_published": any(not d & {*BUDGET} for d in differs),
+        "effective": f"{bits['weights']:.2f}, {bits['activations']:.2f}" if bits else "",
     }
 
 
-def _pair(bits: Mapping[str, float]) -> str:
-    """Of weights and activations, ranges counted; older results have none."""
-    return f"{bits['weights']:.2f}, {bits['activations']:.2f}" if bits else ""
-
-
-def _as_published(settings: Mapping[str, Any]) -> bool:
-    """Whether these are the settings of the papers, or of their codes, but for the budget."""
+def _differs(settings: Mapping[str, Any], preset: str) -> set[str]:
+    """The settings that are not those of the papers, or of their codes."""
     named = {k: settings[k] for k in ("method", "weight_bits", "act_bits")}
-    for name in ("paper", "code"):
-        theirs = Settings(**with_preset({**named, "preset": name})).to_dict()
-        if all(settings[k] == v for k, v in theirs.items() if k not in NO_MATTER):
-            return True
-    return False
+    theirs = Settings(**with_preset({**named, "preset": preset})).to_dict()
+    return {k for k, v in theirs.items() if settings[k] != v and k not in NO_MATTER}
 
 
 # ---- intervals ----------------------------------------------------------------------------------
@@ -96,12 +92,14 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         runs: what `load` returns.
     """
     cells = pd.DataFrame(
-        [_cell(dict(zip(KEY, key, strict=True)), rows, runs) for key, rows in runs.groupby(KEY)]
+        _cell(dict(zip(KEY, key, strict=True)), rows, runs)
+        for key, rows in runs.groupby(KEY, dropna=False)
     )
     cells["settings"] = _what_differs(cells)
     order = ["bench", "bits", "base", "method", "variant", "student_images"]
-    cells = cells.assign(base=cells["method"].str.removesuffix("+akt")).sort_values(order)
-    return cells.drop(columns=["same", "base"]).reset_index(drop=True)
+    base = [get_method(method).plain for method in cells["method"]]
+    cells = cells.assign(base=base).sort_values(order)
+    return cells.drop(columns=["same", "base", "budget_as_published"]).reset_index(drop=True)
 
 
 def _cell(key: dict[str, Any], rows: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
@@ -112,10 +110,11 @@ def _cell(key: dict[str, Any], rows: pd.DataFrame, runs: pd.DataFrame) -> dict[s
     cell["effective"] = next((bits for bits in rows["effective"] if bits), "")
     for metric in METRICS:
         cell |= _named(metric, mean_interval(ended[metric].tolist(), grain))
-    if key["method"].endswith("+akt"):
+    if get_method(key["method"]).akt:
         cell |= _gains(key, rows, runs, grain)
         cell |= {"lam_low": rows["lam"].min(), "lam_high": rows["lam"].max()}
-    cell["as_published"] = bool(rows["as_published"].all())
+    for name in ("as_published", "budget_as_published"):
+        cell[name] = bool(rows[name].all())
     cell["commits"] = " ".join(sorted({str(commit) for commit in rows["commit"].dropna()}))
     return cell | _paper(cell)
 
@@ -129,7 +128,7 @@ def _gains(
 ) -> dict[str, Any]:
     """AKT minus the plain method, seed by seed, where all else is the same."""
     plain = runs[
-        (runs["method"] == key["method"].removesuffix("+akt"))
+        (runs["method"] == get_method(key["method"]).plain)
         & (runs["pair"] == rows["pair"].iloc[0])
         & (runs["teacher"] == key["teacher"])
     ]
@@ -146,7 +145,9 @@ def _gains(
 
 def _what_differs(cells: pd.DataFrame) -> list[str]:
     """For cells that look alike, the settings in which they differ; those as usual go unsaid."""
-    alike = cells.groupby(KEY[:-1])["same"].transform(lambda same: json.dumps(sorted(set(same))))
+    alike = cells.groupby(KEY[:-1], dropna=False)["same"].transform(
+        lambda same: json.dumps(sorted(set(same)))
+    )
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
             for s, a in zip(cells["same"], alike, strict=True)]  # fmt: skip
 
@@ -200,11 +201,11 @@ def standing_of(cell: Mapping[str, Any], row: Mapping[str, str]) -> str:
         reasons.append("other settings")
     if cell["evaluation_images"] != PAPER_IMAGES:
         reasons.append("other images")
-    if abs(cell["teacher"] - float(row["teacher"] or math.inf)) > TEACHER_TOLERANCE:
+    if not abs(cell["teacher"] - float(row["teacher"] or math.inf)) <= TEACHER_TOLERANCE:
         reasons.append("other teacher")
     if not row["student_images"]:
         reasons.append("paper's budget unknown")
-    elif cell["student_images"] != int(row["student_images"]):
+    elif cell["student_images"] != int(row["student_images"]) or not cell["budget_as_published"]:
         reasons.append("other budget")
     if reasons:
         return ", ".join(reasons)

@@ -43,6 +43,7 @@ from akt_lab.image_pool import ImagePool
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student
 from akt_lab.runs.results import table
+from akt_lab.settings import Settings
 
 SHOWN_BITS = 3  # the bit-width whose student and images are drawn, where it is among the runs
 
@@ -298,7 +299,7 @@ OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of
 
 def _about(settings: Mapping[str, Any]) -> str:
     """Which run a picture is of."""
-    name = studies.of_variant(settings)
+    name = Settings.from_dict(settings).label
     return f"{name}, {settings['weight_bits']} bits, seed {settings['seed']}"
 
 

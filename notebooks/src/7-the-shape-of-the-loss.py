@@ -21,8 +21,6 @@ if not find_spec("akt_lab"):
     get_ipython().run_line_magic("pip", "install -q akt_lab-*.whl")
 
 # %%
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -35,7 +33,6 @@ from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
 plt.rcParams.update(STYLE)
-warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated")  # from inside torch
 
 # %% smoke="STEPS, POINTS, PROBES, IMAGES, COST_BITS = 2, 3, 2, 8, (4, 3)"
 STEPS = 40  # training steps in each of 4 epochs
@@ -110,9 +107,9 @@ for name, network in networks.items():
 surfaces = pd.concat(tables, ignore_index=True)
 
 # %%
-from akt_lab.figures import style as analysis_plots
+from akt_lab.figures.curvature import loss_surface as draw_loss_surface
 
-drawn = analysis_plots.loss_surface(surfaces, f"{IMAGES} synthetic images.")
+drawn = draw_loss_surface(surfaces, f"{IMAGES} synthetic images.")
 show(
     drawn.figure,
     alt=drawn.alt,
@@ -169,7 +166,8 @@ _ = ipywidgets.interact(cut, at=at)
 # $P \times P$. Along a direction $v$ of length 1 the curvature is $v \cdot Hv$. Its **eigenvalues**
 # are the curvatures along the bowl's own axes, and its **trace**, the sum of its diagonal, is their
 # sum: the curvature in all directions together. Nobody writes $H$ down. But $Hv$, for one vector,
-# costs two backward passes: differentiate the number $g \cdot v$ once more.
+# costs two backward passes: differentiate the number $g \cdot v$ once more. (That is all that
+# `akt_lab.analysis.curvature.Hessian`, which is used below, does.)
 
 # %%
 w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -433,7 +431,9 @@ for layer in residual_bodies(teacher):
 costs = pd.concat(tables, ignore_index=True)
 
 # %%
-drawn = analysis_plots.error_cost(costs, f"{len(few)} synthetic images.")
+from akt_lab.figures.error_cost import error_cost as draw_error_cost
+
+drawn = draw_error_cost(costs, f"{len(few)} synthetic images.")
 show(
     drawn.figure,
     alt=drawn.alt,

@@ -1,6 +1,5 @@
 """One thing changed at a time: what changes, what is compared with what, and what is drawn."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 from akt_lab.analysis import ablations
 from akt_lab.errors import AktError, UsageError
 from akt_lab.figures import gallery
-from akt_lab.runs.folder import Run, find_runs
+from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import demo_settings
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings, check_read
+from tests.analysis.conftest import fake_run
 
 
 def test_one_thing_is_changed_and_it_is_read(tmp_path):
@@ -26,17 +26,19 @@ def test_one_thing_is_changed_and_it_is_read(tmp_path):
         check_read([job.settings], change)
 
 
+def ablation(folder, change, seed, last, **others):
+    settings = {**ablations.CHANGES[change], "seed": seed, **others}
+    name = f"{ablations._slug(change)}-3-{seed}"
+    return fake_run(folder / name, last=last, **settings)
+
+
 def test_gains_are_paired(tmp_path):
-    accuracy = {"neither": 90.0, "both": 92.0, "temperature-4": 80.0, "temperature-4-neither": 85.0}
-    for seed in (0, 1):
-        for name, value in accuracy.items():
-            folder = tmp_path / f"{name}-3-{seed}"
-            folder.mkdir()
-            record = {"status": "done", "settings": {"weight_bits": 3, "seed": seed}, "lam": None,
-                      "accuracy": {"last": value + 5 * seed}}  # fmt: skip
-            (folder / "record.json").write_text(json.dumps(record))
-    runs = find_runs(tmp_path)
-    gains = ablations.table(runs).groupby("change")["gain"].agg(["min", "max"])
+    accuracy = {"neither": 90, "both": 92, "temperature 4": 80, "temperature 4, neither": 85}
+    runs = [ablation(tmp_path, c, s, v + 5 * s) for s in (0, 1) for c, v in accuracy.items()]
+    runs.append(ablation(tmp_path / "copy", "both", 1, 97))  # of one that is there
+    found = ablations.table(runs)
+    assert len(found) == 8
+    gains = found.groupby("change")["gain"].agg(["min", "max"])
     assert (gains["min"] == gains["max"]).all()  # the seed's 5 points cancel
     assert gains["max"].to_dict() == {
         "neither": 0, "both": 2, "temperature 4": -5, "temperature 4, neither": 0,
@@ -46,6 +48,26 @@ def test_gains_are_paired(tmp_path):
     page = (tmp_path / "out" / "README.md").read_text()
     assert "both 94.5%" in page
     assert "2 seeds" in page
+    alone = ablations.table([ablation(tmp_path / "alone", "both", 0, 92)])
+    assert np.isnan(alone["gain"].item())
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"steps": 70}, "differ in more .*steps: 50, and 70 of"),
+        ({"act_bits": 8}, "differ in more .*act_bits: 3, and 8"),
+        ({"weight_bits": 4, "act_bits": 4}, "differ in more .*weight_bits: 3, and 4"),
+        ({"alpha": 0.75}, "is named for 'both', but its alpha is 0.75, not 0.5"),
+        ({"lam": 2.0}, "is named for 'both', but its lam is 2.0, not None"),
+        ({"method": "gdfq+akt"}, "is named for 'both', but its method is gdfq"),
+        ({"bench": {"bench": "cifar10"}}, "several benches"),
+    ],
+)
+def test_other_things_changed_are_no_seeds(tmp_path, others, words):
+    runs = [ablation(tmp_path, "neither", 0, 90), ablation(tmp_path, "both", 0, 92, **others)]
+    with pytest.raises(AktError, match=words):
+        ablations.table(runs)
 
 
 def test_other_runs_are_no_ablations(tmp_path):

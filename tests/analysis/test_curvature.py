@@ -6,37 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from akt_lab.analysis import curvature, smooth
-from akt_lab.analysis import error_cost as errorcost
 from akt_lab.errors import AktError, UsageError
 from akt_lab.losses import kd_loss
-from akt_lab.quantizer import fake_quantize, freeze_ranges, quantize_model
-
-RNG = torch.Generator().manual_seed(0)
-IMAGES = torch.randn(4, 1, 6, 6, generator=RNG, dtype=torch.float64)
-LOGITS = 3 * torch.randn(4, 5, generator=RNG, dtype=torch.float64)
-MAP = torch.randn(2, 3, 4, 5, generator=RNG, dtype=torch.float64)
-ERROR = torch.randn(2, 3, 4, 5, generator=RNG, dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def net():
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        layers = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(inplace=True)
-        net = nn.Sequential(*layers, nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten())
-        return net.append(nn.Linear(16, 5)).double().eval()
-
-
-@pytest.fixture(scope="module")
-def student(net):
-    student = quantize_model(net, 3, 3)
-    student(IMAGES)
-    freeze_ranges(student)
-    return student
+from tests.analysis.conftest import IMAGES, LOGITS, RNG
 
 
 def flat(tensors):
@@ -103,6 +78,14 @@ def test_a_rough_student_has_no_hessian(student):
 def test_trace_of_a_diagonal_is_exact():
     estimate = curvature.trace(torch.diag(torch.tensor([1.0, -2.0, 5.0])), probes=4)
     assert estimate == (4.0, 0.0)
+    with pytest.raises(UsageError, match="two probes or more, not 1"):
+        curvature.trace(torch.eye(3), probes=1)
+
+
+def test_a_weight_that_nothing_reads_or_that_bends_nothing_is_flat():
+    a, b, c = (torch.ones(2, requires_grad=True) for _ in range(3))
+    operator = curvature.Hessian((a**2).sum() + b.sum(), [a, b, c])
+    assert (operator @ torch.arange(1.0, 7)).tolist() == [2, 4, 0, 0, 0, 0]
 
 
 def test_trace_within_three_standard_errors(net):
@@ -122,69 +105,6 @@ def test_top_eigenvalues_against_numpy(net):
     assert values == pytest.approx(expected[:4], rel=1e-6)
     assert (residuals < 1e-5 * expected[0]).all()
     assert expected[-1] < 0  # largest is not largest in size alone
-
-
-# ---- the smooth stand-in -------------------------------------------------------------------------
-
-
-def test_soft_round_lies_between_identity_and_rounding():
-    x = torch.linspace(-2.9, 2.9, 59, dtype=torch.float64)  # no half among them
-    x = x[(x % 1 - 0.5).abs() > 0.05]
-    torch.testing.assert_close(smooth.soft_round(x, 0.0), x)
-    errors = [(smooth.soft_round(x, k) - x.round()).abs().max().item() for k in (0, 0.5, 0.9, 0.99)]
-    assert errors == sorted(errors, reverse=True)
-    torch.testing.assert_close(smooth.soft_round(x, 1 - 1e-9), x.round(), rtol=0, atol=1e-7)
-
-
-def test_soft_round_is_smooth_where_rounding_jumps():
-    x = torch.tensor([-0.5, 0.0, 0.2, 0.5, 1.5], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: smooth.soft_round(t, 0.7), x)
-    assert torch.autograd.gradgradcheck(lambda t: smooth.soft_round(t, 0.7), x)
-    (slope,) = torch.autograd.grad(smooth.soft_round(x, 0.7).sum(), x)
-    kernel = (1 - 0.7**2) / (1 + 1.4 * torch.cos(2 * torch.pi * x) + 0.7**2)
-    torch.testing.assert_close(slope, kernel.detach())
-
-
-def test_soft_quantize_tends_to_fake_quantize():
-    x = torch.linspace(-3, 3, 101, dtype=torch.float64)  # the grid is -0.9 to 1.2
-    grid = torch.tensor(0.3, dtype=torch.float64), torch.tensor(3, dtype=torch.int32), 3
-    expected, found = fake_quantize(x, *grid), smooth.soft_quantize(x, *grid, 1 - 1e-9)
-    near_a_step = ((x / 0.3) % 1 - 0.5).abs() < 0.01
-    assert near_a_step.sum() < 10
-    torch.testing.assert_close(found[~near_a_step], expected[~near_a_step], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("sharpness", [-0.1, 1.0])
-def test_sharpness_is_checked(student, sharpness):
-    with pytest.raises(UsageError, match="from 0 to below 1"):
-        smooth.smooth_student(student, sharpness)
-
-
-def test_smooth_student_tends_to_the_student(student):
-    before = {n: t.clone() for n, t in student.state_dict().items()}
-    expected = student(IMAGES)
-    distances = [
-        (smooth.smooth_student(student, k)(IMAGES) - expected).norm().item()
-        for k in (0.0, 0.9, 1 - 1e-7)
-    ]
-    assert distances[2] < 1e-4 * expected.norm().item() < distances[1] < distances[0]
-    stand_in = smooth.smooth_student(student)
-    assert list(stand_in.state_dict()) == list(before)
-    assert not smooth.is_rough(stand_in)
-    assert smooth.is_rough(student)
-    assert all(torch.equal(t, before[n]) for n, t in student.state_dict().items())
-
-
-def test_ranges_must_be_frozen(net):
-    moving, live = quantize_model(net), quantize_model(net, ranges="per_channel_dynamic")
-    directions = curvature.filter_normalised_directions(moving)
-    for student, message in ((moving, "freeze_ranges first"), (live, "live ranges")):
-        with pytest.raises(AktError, match=message):
-            smooth.smooth_student(student)
-        with pytest.raises(AktError, match=message):
-            curvature.asymmetry(student, IMAGES, LOGITS)
-        with pytest.raises(AktError, match=message):
-            curvature.loss_surface(student, IMAGES, LOGITS, directions)
 
 
 # ---- asymmetry -----------------------------------------------------------------------------------
@@ -227,156 +147,6 @@ def test_the_error_of_the_asymmetry_covers_other_pairs(student):
     few = [curvature.asymmetry(student, IMAGES, LOGITS, pairs=16, seed=s) for s in range(12)]
     spread = np.std([e.value for e in few], ddof=1)
     assert 0.4 < np.mean([e.error for e in few]) / spread < 2.5
-
-
-# ---- an error's parts ----------------------------------------------------------------------------
-
-
-def energies(x):
-    return x.square().mean(dim=1).flatten(1), x.square().mean(dim=(2, 3))
-
-
-def dead(x):
-    """With a dead channel, a dead place, and a channel that is alive at one place alone."""
-    x = x.clone()
-    x[0, 1], x[1, :, 2, 3], x[1, 0] = 0, 0, 0
-    x[1, 0, 1, 1] = 2
-    return x
-
-
-@pytest.mark.parametrize("x", [MAP, dead(MAP)], ids=["alive", "dead"])
-def test_parts_against_dense_projections(x):
-    parts, dims = errorcost.attention_parts(ERROR, x)
-    ranks = dict.fromkeys(("spatial", "channel", "both"), 0)
-    for i, sample in enumerate(x):
-        jacobians = torch.autograd.functional.jacobian(energies, sample.unsqueeze(0))
-        spatial, channel = (j.flatten(0, 1).flatten(1).numpy() for j in jacobians)
-        rows = {"spatial": spatial, "channel": channel, "both": np.vstack([spatial, channel])}
-        e = ERROR[i].flatten().numpy()
-        for name, matrix in rows.items():
-            projected = np.linalg.pinv(matrix, rcond=1e-10) @ matrix @ e
-            assert parts[name][i].flatten().numpy() == pytest.approx(projected, abs=1e-10)
-            ranks[name] += np.linalg.matrix_rank(matrix, tol=1e-10)
-    assert {n: dims[n] for n in ranks} == ranks
-    assert dims["both"] + dims["rest"] == dims["all"] == x.numel()
-    assert dims["channel"] + dims["spatial_alone"] == dims["both"]
-    assert dims["spatial"] + dims["channel_alone"] == dims["both"]
-
-
-@pytest.mark.parametrize("x", [MAP, dead(MAP)], ids=["alive", "dead"])
-def test_parts_are_projections_that_add_up(x):
-    parts, _ = errorcost.attention_parts(ERROR, x)
-    sums = (
-        ("both", "rest"),
-        ("spatial", "channel_alone", "rest"),
-        ("channel", "spatial_alone", "rest"),
-    )
-    for names in sums:
-        torch.testing.assert_close(sum(parts[n] for n in names), ERROR)
-        squares = sum(parts[n].square().sum() for n in names)  # orthogonal
-        torch.testing.assert_close(squares, ERROR.square().sum())
-    for name in ("spatial", "channel", "both", "rest"):
-        again, _ = errorcost.attention_parts(parts[name], x)
-        torch.testing.assert_close(again[name], parts[name])
-    assert (parts["spatial"] * parts["channel"]).sum().abs() > 1e-3  # these two are not
-
-
-def test_the_map_itself_is_in_both_spaces():
-    parts, dims = errorcost.attention_parts(MAP, MAP)
-    for name in ("spatial", "channel", "both"):
-        torch.testing.assert_close(parts[name], MAP)
-    assert dims["both"] == dims["spatial"] + dims["channel"] - len(MAP)
-
-
-def test_parts_change_energies_as_they_should():
-    parts, _ = errorcost.attention_parts(ERROR, MAP)
-    h = 1e-6
-
-    def change(part):
-        ends = zip(energies(MAP + h * part), energies(MAP - h * part), strict=True)
-        return [(a - b) / (2 * h) for a, b in ends]
-
-    whole = change(ERROR)
-    torch.testing.assert_close(change(parts["spatial"])[0], whole[0], rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(change(parts["channel"])[1], whole[1], rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(change(parts["both"]), whole, rtol=1e-6, atol=1e-8)
-    assert all(c.abs().max() < 1e-8 for c in change(parts["rest"]))
-    assert all(c.abs().max() > 1e-2 for c in whole)
-    assert change(parts["spatial_alone"])[1].abs().max() < 1e-8
-    assert change(parts["channel_alone"])[0].abs().max() < 1e-8
-
-
-# ---- what an error costs -------------------------------------------------------------------------
-
-
-def loss_with(net, layer, error):
-    """The loss with an error added to a layer's output, layer by layer."""
-    x = IMAGES
-    for i, module in enumerate(net):
-        x = module(x) + error if i == layer else module(x.clone())
-    return kd_loss(x, net(IMAGES))
-
-
-def test_cost_against_the_dense_hessian_and_the_loss_itself(net):
-    error = torch.randn(4, 3, 6, 6, generator=RNG, dtype=torch.float64)
-    table = errorcost.cost_of_error(net, "1", IMAGES, error)
-    zero = torch.zeros_like(error)
-    dense = torch.autograd.functional.hessian(lambda d: loss_with(net, 1, d), zero)
-    dense = dense.reshape(error.numel(), -1)
-    parts, dims = errorcost.attention_parts(error, net[:2](IMAGES))
-    for name, part in parts.items():
-        e = part.detach().flatten()
-        assert table.loc[name, "cost"] == pytest.approx((0.5 * e @ dense @ e).item(), rel=1e-6)
-        assert table.loc[name, "dims"] == dims[name]
-    images = IMAGES.contiguous(memory_format=torch.channels_last)
-    last = error.contiguous(memory_format=torch.channels_last)
-    wide = copy.deepcopy(net).to(memory_format=torch.channels_last)
-    again = errorcost.cost_of_error(wide, "1", images, last)
-    assert again.to_numpy() == pytest.approx(table.to_numpy(), rel=1e-9)
-    h = 1e-4
-    second = loss_with(net, 1, h * error).item() / h**2
-    assert table.loc["all", "cost"] == pytest.approx(second, rel=1e-2)
-
-
-def test_costs_add_up(net):
-    _, x = errorcost.map_hessian(net, "1", IMAGES)
-    error = errorcost.rounding_error(x, bits=3)
-    table = errorcost.cost_of_error(net, "1", IMAGES, error)
-    whole = table.loc["all", "cost"]
-    total = table["cost"] + table["cost_without"] + table["cross"]
-    assert total.to_numpy() == pytest.approx(whole, rel=1e-9)
-    assert table.loc["both", "cost_without"] == pytest.approx(table.loc["rest", "cost"])
-    assert table.loc["both", "cross"] == pytest.approx(table.loc["rest", "cross"])
-    assert table.loc["both", "share"] + table.loc["rest", "share"] == pytest.approx(1)
-    assert table.loc["all", "square"] == pytest.approx(error.square().sum().item() / len(x))
-    assert (table["cost"] > 0).all()
-    assert (table["cost_per_square"] * table["square"]).to_numpy() == pytest.approx(
-        table["cost"].to_numpy()
-    )
-
-
-def test_random_errors_cost_the_trace(net):
-    operator, x = errorcost.map_hessian(net, "1", IMAGES)
-    trace = curvature.trace(operator, probes=64)
-    rng = torch.Generator().manual_seed(5)
-    errors = [torch.randn(x.shape, generator=rng, dtype=x.dtype) for _ in range(64)]
-    costs = [0.5 * (e.flatten() @ (operator @ e.flatten())).item() for e in errors]
-    assert np.mean(costs) == pytest.approx(trace.value / 2, rel=0.25)
-    assert (operator @ torch.ones_like(x).flatten()).norm() > 0
-
-
-def test_rounding_error_is_half_a_step_at_most():
-    step = (MAP.max() - MAP.min()) / 7
-    error = errorcost.rounding_error(MAP, bits=3)
-    assert 0.4 * step < error.abs().max() <= step  # the zero point is rounded too
-    assert errorcost.rounding_error(MAP, bits=8).norm() < 0.1 * error.norm()
-
-
-def test_errors_must_fit(net):
-    with pytest.raises(AktError, match=r"\(2, 3, 4, 5\) does not fit a map \(4, 3, 6, 6\)"):
-        errorcost.cost_of_error(net, "1", IMAGES, ERROR)
-    with pytest.raises(UsageError, match="unknown layer"):
-        errorcost.cost_of_error(net, "nine", IMAGES, ERROR)
 
 
 # ---- loss surfaces -------------------------------------------------------------------------------

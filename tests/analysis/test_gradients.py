@@ -111,6 +111,13 @@ def test_only_cross_entropy_does_without_a_teacher(digits, images):
         gradients_of(trace(digits.teacher), None, *images[0], "kd")
 
 
+def test_live_ranges_need_no_images(digits):
+    student = make_student(digits.teacher, Case(3, ranges="per_channel_dynamic"), [])
+    assert student(digits.normalise(digits.images[:2])).isfinite().all()
+    with pytest.raises(AktError, match="observed no batch"):
+        make_student(digits.teacher, Case(3), [])
+
+
 def test_a_case_that_breaks_off_ends_there(digits, images):
     found = study(digits, [Case(3, "kd")], images, student_lr=1e30, progress=False)
     assert 1 <= found.step.max() < len(images) - 1
@@ -139,6 +146,10 @@ def test_the_first_steps_can_be_left_to_the_median():
     assert (found.ratio, found.step, found.exploded) == (3, 3, False)
     assert math.isnan(explosion([1, 2], skip=2).ratio)
     assert explosion([math.nan, 2, 2], skip=1).exploded  # it broke: no matter when
+    for norms in ([1, math.inf], [math.nan], [1, 2, -math.inf]):
+        assert explosion(norms, skip=5).ratio == math.inf
+        assert explosion(norms, skip=5).exploded
+    assert not explosion([1, 40], skip=5).exploded
 
 
 def test_the_grid_has_every_comparison_once():

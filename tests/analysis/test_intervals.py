@@ -1,4 +1,6 @@
-"""Intervals of many experiments at once: closed forms, SciPy, and how often they hold."""
+"""Intervals of one sample, and of many at once: closed forms, SciPy, and how often they hold."""
+
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from akt_lab.analysis.intervals import (
     bootstrap_intervals,
     covers,
     mean_interval,
+    proportion_interval,
     seeds_needed,
     t_intervals,
 )
@@ -18,10 +21,53 @@ from akt_lab.figures.table import gains
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_intervals_are_scipy_s(count):
+    values = RNG.normal(80, 2, count)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mean, low, high = mean_interval(values.tolist())
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_an_interval_by_hand():
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean) == pytest.approx((2, 4.30265 / math.sqrt(3)), abs=1e-4)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_samples_without_an_interval():
+    assert mean_interval([5.0])[0] == 5
+    assert all(map(math.isnan, mean_interval([5.0])[1:]))
+    assert all(map(math.isnan, mean_interval([])))
+
+
+def test_equal_values_are_no_certainty():
+    """Two seeds one image apart from plain: no verdict can rest on that."""
+    grain = 100 / 540
+    _, low, high = mean_interval([grain, grain], grain * math.sqrt(2))
+    assert low < 0 < high
+    spread_out = [1.0, 9.0]
+    assert mean_interval(spread_out, grain) == mean_interval(spread_out)
+
+
+def test_wilson_interval_against_scipy():
+    for correct, images in ((540, 540), (500, 540), (3, 10), (0, 7)):
+        exact = stats.binomtest(correct, images).proportion_ci(method="wilson")
+        got = proportion_interval(100 * correct / images, images)
+        assert got == pytest.approx((100 * exact.low, 100 * exact.high), abs=0.02)
+    assert all(map(math.isnan, proportion_interval(math.nan, 0)))
+
+
 def test_t_intervals_are_the_table_s():
     samples = RNG.normal(1, 2, size=(4, 5))
     for found, values in zip(t_intervals(samples), samples, strict=True):
         assert found == pytest.approx(mean_interval(values.tolist())[1:])
+
+
+def test_too_few_values_have_no_interval():
+    assert np.isnan(t_intervals(np.ones((3, 1)))).all()
+    assert np.isnan(bootstrap_intervals(np.ones((3, 0)))).all()
 
 
 def test_bootstrap_is_scipy_s():

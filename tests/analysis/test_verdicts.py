@@ -1,3 +1,5 @@
+import math
+
 import pandas as pd
 import pytest
 
@@ -61,6 +63,9 @@ def test_whole_trainings_are_judged_run_by_run():
     assert found.word == "in 1 of 2 runs"
     assert "adadfq at 2 bits 2.7; adadfq+akt at 2 bits 40.0" in found.numbers
     assert verdicts.gradients_in_training(pd.DataFrame(calm)).word == "not supported"
+    longer = pd.DataFrame({**calm, "gradient_norm": [30.0] * 4})  # another run of that name
+    both = pd.concat([pd.DataFrame(calm).assign(same="a"), longer.assign(same="b")])
+    assert verdicts.gradients_in_training(both).word == "not supported"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +110,39 @@ def test_dear_per_unit_is_not_dear_in_sum():
         found.word == "at 2 bits supported; at 3 bits supported per unit of error only, one batch"
     )
     assert "dearer than the rest in 2 of 2 layers; 0.5 times the rest in sum" in found.numbers
+
+
+def test_what_was_not_measured_is_untested():
+    table = gradients(CALM)
+    of = table["loss"]
+    for judge, empty in (
+        (verdicts.gradients_explode, table[of != "kd"]),
+        (verdicts.akt_calms_them, table[of != "kd"]),
+        (verdicts.akt_calms_them, table[table["bits"] == 8]),
+        (verdicts.akt_calms_them, table[of.isin(["ce", "kd"])]),
+        (verdicts.gradients_in_training, pd.DataFrame(columns=["name", "bits", "gradient_norm"])),
+        (verdicts.attention_is_costly, costs((4,), spatial=(5,), channel=(5,), rest=(1,))),
+        (verdicts.attention_is_costly, costs((2,), spatial=(5,), channel=(5,))),
+    ):
+        assert judge(empty).word == "untested"
+    assert verdicts._how_often([]) == verdicts._how_often([(0, 0)]) == "untested"
+    no_price = costs((2,), spatial=(math.nan,), channel=(math.nan,), rest=(math.nan,))
+    assert verdicts.attention_is_costly(no_price).word == "at 2 bits untested, one batch"
+
+
+def test_what_is_missing_is_not_spoken_of():
+    bursts = {**CALM, **{(b, "kd"): (20, 30, 25) for b in (2, 3)}}
+    table = gradients(bursts)
+    found = verdicts.akt_calms_them(table[table["loss"] != "code"])
+    assert found.word == "supported"
+    assert "code" not in found.numbers
+    found = verdicts.gradients_explode(table[table["loss"] == "kd"])
+    assert found.word == "supported at 2 and 3 bits"
+    assert "cross-entropy" not in found.numbers
+    fewer = table[(table["bits"] != 2) | (table["seed"] == 0)]  # one seed at 2 bits, and it burst
+    assert verdicts.gradients_explode(fewer).word == "supported at 2 and 3 bits"
+    one_broke = gradients({**CALM, **{(2, "paper"): (math.nan, 2, 3)}})
+    assert "`paper` at 2 bits 2.5 against 2.5" in verdicts.akt_calms_them(one_broke).numbers
 
 
 def test_a_page_of_what_was_measured_and_no_more(tmp_path):

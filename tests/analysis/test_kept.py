@@ -1,0 +1,74 @@
+import pandas as pd
+import pytest
+
+from akt_lab.analysis import kept
+from akt_lab.errors import AktError
+from akt_lab.runs.folder import STUDENT
+from tests.analysis.conftest import fake_run
+
+TABLE = pd.DataFrame({"x": [1]})
+
+
+OWN = {"teacher": "nets:small", "weights": "a.pth"}
+PRINTS = {"teacher": "1a", "images": "2b"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ({}, {"bench": {"bench": "cifar10"}}, "bench: digits, and cifar10 of .*2"),
+        ({"bench": OWN}, {"bench": {**OWN, "weights": "b.pth"}}, "weights: a.pth, and b.pth"),
+        ({"fingerprints": PRINTS}, {"fingerprints": {**PRINTS, "images": "3c"}}, "images's f.*3c"),
+    ],
+)
+def test_one_bench_is_one_in_all_that_judges(tmp_path, one, other, words):
+    """By the network's files and images, too: a name says little."""
+    runs = [fake_run(tmp_path / "1", **one), fake_run(tmp_path / "2", **other)]
+    with pytest.raises(AktError, match=rf"several benches \({words}"):
+        kept.bench_of(runs)
+
+
+def test_older_records_have_no_fingerprints(tmp_path):
+    runs = [fake_run(tmp_path / "1"), fake_run(tmp_path / "2", fingerprints=PRINTS)]
+    assert kept.check_one_bench(runs)["teacher's fingerprint"] == "1a"
+    assert kept.bench_of(runs).name == "digits"
+    with pytest.raises(AktError, match="no runs"):
+        kept.bench_of([])
+
+
+def test_tables_lie_in_the_folder_that_holds_all_runs(tmp_path):
+    runs = [fake_run(tmp_path / name) for name in ("a/one", "b/two")]
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "name.csv").write_text("y\n2\n")  # of what, it does not say
+    assert kept.kept(runs, "name", lambda: TABLE).equals(TABLE)
+    assert len(list((tmp_path / "studies").glob("name-*.csv"))) == 1
+    assert kept.kept(runs, "name", None).equals(TABLE)
+    assert not [p for p in tmp_path.rglob("*.csv") if p.parent.name != "studies"]
+
+
+def test_a_table_is_made_anew_when_what_it_is_of_changed(tmp_path):
+    runs = [fake_run(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    made = []
+
+    def of(runs, entering, **constants):
+        kept.kept(runs, "name", lambda: made.append(0) or TABLE, entering, **constants)
+        return len(made)
+
+    assert of(runs[:2], runs[:2], steps=4) == 1
+    assert of(runs, runs[:2], steps=4) == 1  # a run that does not enter changes nothing
+    assert of(runs, runs, steps=4) == 2
+    assert of(runs, runs, steps=5) == 3
+    (runs[0] / STUDENT).write_bytes(b"trained again")
+    assert of(runs, runs, steps=5) == 4
+    assert of(runs, [], steps=5) == 5
+    for run in runs:
+        run.update_record(fingerprints={"teacher": "another"})
+    assert of(runs, [], steps=5) == 6
+    assert of(runs, [], steps=5) == 6
+
+
+@pytest.mark.slow
+def test_tasks_side_by_side_come_back_in_order(capfd):
+    tasks = {str(n): (lambda n=n: n**2) for n in range(4)}
+    assert kept.on_every_core(tasks, progress=False) == [0, 1, 4, 9]
+    assert capfd.readouterr().err == ""
