@@ -1,6 +1,7 @@
 """`akt-lab sweep`: a grid of runs."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def _several(group: Any, name: str, kind: type, default: list[Any], what: str) -
 
 def run(options: argparse.Namespace) -> int:
     """Do the grid, or list it."""
-    from akt_lab.benches import BenchSpec
+    from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.runs import results
-    from akt_lab.runs.jobs import Place, choose_device, has_ended, jobs_of
-    from akt_lab.runs.sweep import run_grid
+    from akt_lab.runs.jobs import choose_device, has_ended, jobs_of
+    from akt_lab.runs.sweep import Place, run_grid
     from akt_lab.settings import check_read
 
     out = options.out.absolute()
@@ -63,10 +64,9 @@ def run(options: argparse.Namespace) -> int:
     )
     check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
-        file = out / RESULTS
-        lines = {line["run"]: line for line in results.read(file)} if file.exists() else {}
+        lines, load = results.by_run(out / RESULTS), functools.cache(load_bench)
         for job in jobs:
-            print(f"{job.name}{'  (ended)' if has_ended(job, lines) else ''}")
+            print(f"{job.name}{'  (ended)' if has_ended(job, lines, load) else ''}")
         return 0
     place = Place(
         getattr(options, "workers", None),

@@ -202,7 +202,7 @@ def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digi
 
 def test_places():
     with pytest.raises(UsageError, match="cpu or cuda, not 'tpu'"):
-        worker.choose_device("tpu")
+        jobs.choose_device("tpu")
 
 
 # ---- what is shown ------------------------------------------------------------------------------
