@@ -61,6 +61,12 @@ class Bench:
         digests = {"teacher": of_teacher, "images": of_images}
         return {part: digest.hexdigest()[:16] for part, digest in digests.items()}
 
+    def differs_from(self, recorded: Mapping[str, str]) -> str | None:
+        """In what this bench is not that of the `recorded` fingerprints, in words; or None."""
+        words = {"teacher": "the teacher's weights", "images": "the evaluation images"}
+        changed = [k for k, v in self.fingerprints.items() if recorded.get(k, v) != v]
+        return " and ".join(words[k] for k in changed) or None
+
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
