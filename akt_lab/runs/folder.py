@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -28,6 +28,9 @@ import torch
 from akt_lab import __version__
 from akt_lab.errors import AktError
 from akt_lab.files import LOCK, cannot_write, write_whole
+
+if TYPE_CHECKING:
+    from akt_lab.benches import Bench
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 
@@ -122,17 +125,6 @@ class Run:
         stretches = [*earlier, {"from_epoch": epoch, **made}]
         self.update_record(**entries, **made, stretches=stretches, status="running")
 
-    def check_made_with(self, now: Mapping[str, str]) -> None:
-        """Refuse a teacher or images that are not the run's; an older record does not know them.
-
-        Args:
-            now: `Bench.fingerprints`, or those of them that matter.
-
-        Raises:
-            AktError: names what changed.
-        """
-        check_same_bench(self.folder, self.get("fingerprints", {}), now)
-
     def epoch(self, number: int) -> Path:
         """Where a watched run keeps its networks after so many epochs."""
         return self.folder / EPOCHS / f"{number:04}.safetensors"
@@ -173,15 +165,17 @@ class Run:
             write_whole(self / HISTORY, b"".join(lines[:rows]))
 
 
-def check_same_bench(folder: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """`Run.check_made_with`, of a run whose fingerprints are known from elsewhere."""
-    names = {"teacher": "the teacher's weights", "images": "the evaluation images"}
-    for part in then.keys() & now.keys():
-        if then[part] != now[part]:
-            raise AktError(
-                f"{names[part]} are not those that {folder} was made with: put those back, or "
-                "begin a run in another folder"
-            )
+def check_made_with(bench: "Bench", folder: Path, recorded: Mapping[str, str]) -> None:
+    """Refuse a bench with another teacher or other images than a run's `recorded` fingerprints.
+
+    Raises:
+        AktError: names what changed. What was not recorded, as in older runs, passes.
+    """
+    if changed := bench.differs_from(recorded):
+        raise AktError(
+            f"{changed} are not those that {folder} was made with: put those back, or begin "
+            "another run"
+        )
 
 
 def find_runs(folder: Path) -> list[Run]:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from akt_lab.benches import Bench, BenchSpec
 from akt_lab.errors import AktError, UsageError
 from akt_lab.methods import get_method
-from akt_lab.runs.folder import ENDED, RECORD, Run, check_same_bench
+from akt_lab.runs.folder import ENDED, RECORD, Run, check_made_with
 from akt_lab.runs.results import Line, public_bench
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings, with_preset
@@ -104,7 +104,7 @@ def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], B
                     "drop that option, or choose another --out"
                 )
     if found.get("fingerprints"):  # older ones are taken at their word
-        check_same_bench(job.folder, found["fingerprints"], load(job.spec).fingerprints)
+        check_made_with(load(job.spec), job.folder, found["fingerprints"])
     return found.get("status") in ENDED
 
 

@@ -19,7 +19,7 @@ from akt_lab.losses import LAMBDA
 from akt_lab.methods import get_method
 from akt_lab.quantizer import ActivationQuantizer, quantize_model
 from akt_lab.runs.checkpoint import load_epoch, under
-from akt_lab.runs.folder import CHECKPOINT, STUDENT, Run
+from akt_lab.runs.folder import CHECKPOINT, STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
 from akt_lab.step import Training
@@ -149,7 +149,8 @@ def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generato
 
 
 def _settings(run: Run, bench: Bench) -> Settings:
-    run.check_made_with({"teacher": bench.fingerprints["teacher"]})
+    known = run.get("fingerprints", {}).items()
+    check_made_with(bench, run.folder, {k: v for k, v in known if k == "teacher"})
     return Settings.from_dict(run.record["settings"])
 
 

@@ -19,7 +19,7 @@ from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, kd_loss
 from akt_lab.quantizer import effective_bits, freeze_ranges
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
-from akt_lab.runs.folder import STUDENT, NewRows, Run
+from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.networks import HOLDOUT, prepare
 from akt_lab.settings import Settings
 from akt_lab.step import Training, train_step
@@ -57,7 +57,7 @@ def train(
             other settings, another teacher or other images.
     """
     if run:
-        run.check_made_with(bench.fingerprints)
+        check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
     if run:

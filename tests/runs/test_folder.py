@@ -1,4 +1,3 @@
-import os
 import subprocess
 from importlib.metadata import PackageNotFoundError
 
@@ -6,35 +5,8 @@ import pytest
 import torch
 
 from akt_lab.errors import AktError
-from akt_lab.files import load_tensors, save_tensors, write_whole
 from akt_lab.runs import folder as runs
 from akt_lab.runs.folder import Run
-
-
-def test_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_whole(path, b"first")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(AktError, match="no space left"):
-        write_whole(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_tensors_and_state_round_trip(tmp_path):
-    tensors = {"a": torch.randn(3, 2), "b": torch.arange(4, dtype=torch.uint8), "c": torch.ones(())}
-    save_tensors(tmp_path / "t.safetensors", tensors, {"epoch": 3, "lam": 0.1 + 0.2})
-    got, state = load_tensors(tmp_path / "t.safetensors")
-    assert state == {"epoch": 3, "lam": 0.1 + 0.2}
-    assert all(torch.equal(got[k], v) and got[k].dtype == v.dtype for k, v in tensors.items())
-    whole = (tmp_path / "t.safetensors").read_bytes()
-    (tmp_path / "t.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AktError, match="not a whole"):
-        load_tensors(tmp_path / "t.safetensors")
 
 
 def test_folders(tmp_path):
