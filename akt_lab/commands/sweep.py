@@ -1,6 +1,7 @@
 """`akt-lab sweep`: a grid of runs."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def _several(
 
 def run(options: argparse.Namespace) -> int:
     """Do the grid, or list it."""
-    from akt_lab.benches import BenchSpec
+    from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.runs import results
-    from akt_lab.runs.jobs import Place, choose_device, has_ended, jobs_of
-    from akt_lab.runs.sweep import run_grid
+    from akt_lab.runs.jobs import choose_device, has_ended, jobs_of
+    from akt_lab.runs.sweep import Place, run_grid
 
     out = options.out.absolute()
     others, spec = given_settings(options, SHARED), BenchSpec(**given_bench(options))
@@ -63,10 +64,9 @@ def run(options: argparse.Namespace) -> int:
     jobs = jobs_of(out, spec, *grid, others)
     check_read([job.settings for job in jobs], others)
     if getattr(options, "dry_run", False):
-        file = out / RESULTS
-        lines = {line["run"]: line for line in results.read(file)} if file.exists() else {}
+        lines, load = results.by_run(out / RESULTS), functools.cache(load_bench)
         for job in jobs:
-            print(f"{job.name}{'  (ended)' if has_ended(job, lines) else ''}")
+            print(f"{job.name}{'  (ended)' if has_ended(job, lines, load) else ''}")
         return 0
     place = Place(
         getattr(options, "workers", None),

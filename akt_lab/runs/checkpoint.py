@@ -1,9 +1,7 @@
 """Save a training and go on from it to the same bits: weights, optimisers, random state."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +11,22 @@ from akt_lab.files import load_tensors, save_tensors
 from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs.folder import CHECKPOINT, Run
 from akt_lab.speed import laid_out_as
+from akt_lab.step import Training
+
+NETWORKS = ("student", "generator")  # that learn
 
 
-def save(training: Any, run: Run) -> None:
-    """Write all of a `training.Training` that changes into the run's checkpoint."""
-    tensors = dict(_tensors(training))
+def save(training: Training, run: Run) -> None:
+    """Write all of a training that changes into the run's checkpoint."""
+    tensors = {"rng": training.rng.get_state(), **_weights(training)}
     if training.holdout is not None:
         tensors["holdout"] = training.holdout
+    for kind in NETWORKS:
+        optimizer = getattr(training, f"{kind}_optimizer")
+        for index, slots in optimizer.state_dict()["state"].items() if optimizer else ():
+            for slot, value in slots.items():
+                if value is not None:
+                    tensors[f"{kind}_optimizer.{index}.{slot}"] = torch.as_tensor(value)
     state = {
         "settings": training.settings.to_dict(),
         "epoch": training.epoch,
@@ -30,13 +37,11 @@ def save(training: Any, run: Run) -> None:
     save_tensors(run / CHECKPOINT, tensors, state)
 
 
-def keep_epoch(training: Any, run: Run) -> None:
+def keep_epoch(training: Training, run: Run) -> None:
     """Keep student and generator as they are now, in `epochs/`, for the explorers."""
-    networks = ("student", training.student), ("generator", training.generator)
-    tensors = {f"{kind}.{k}": t for kind, net in networks for k, t in net.state_dict().items()}
     path = run.epoch(training.epoch)
     path.parent.mkdir(exist_ok=True)
-    save_tensors(path, tensors, {"epoch": training.epoch})
+    save_tensors(path, _weights(training), {"epoch": training.epoch})
 
 
 def load_epoch(run: Run, epoch: int) -> dict[str, Tensor]:
@@ -50,21 +55,12 @@ def load_epoch(run: Run, epoch: int) -> dict[str, Tensor]:
     return load_tensors(run.epoch(epoch))[0]
 
 
-def _tensors(training: Any) -> Iterator[tuple[str, Tensor]]:
-    yield "rng", training.rng.get_state()
-    for kind in ("student", "generator"):
-        for name, tensor in getattr(training, kind).state_dict().items():
-            yield f"{kind}.{name}", tensor
-        optimizer = getattr(training, f"{kind}_optimizer")
-        if optimizer is None:  # ready images
-            continue
-        for index, slots in optimizer.state_dict()["state"].items():
-            for slot, value in slots.items():
-                if value is not None:
-                    yield f"{kind}_optimizer.{index}.{slot}", torch.as_tensor(value)
+def _weights(training: Training) -> dict[str, Tensor]:
+    networks = [(kind, getattr(training, kind).state_dict()) for kind in NETWORKS]
+    return {f"{kind}.{name}": tensor for kind, net in networks for name, tensor in net.items()}
 
 
-def resume(training: Any, run: Run) -> None:
+def resume(training: Training, run: Run) -> None:
     """Go on from the run's checkpoint, if it has one; forget later rows of its history.
 
     Raises:
@@ -72,29 +68,27 @@ def resume(training: Any, run: Run) -> None:
     """
     path: Path = run / CHECKPOINT
     tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
-    _check_same(training, state, path)
-    run.cut_history(state["epoch"] * training.settings.steps)
-    if not tensors:
-        return
-    training.epoch, training.lam = state["epoch"], state["lam"]
-    training.seconds = state["seconds"]
-    training.evaluations, training.holdout = state["evaluations"], tensors.get("holdout")
-    training.rng.set_state(tensors["rng"])
-    for kind in ("student", "generator"):
-        getattr(training, kind).load_state_dict(under(tensors, f"{kind}."))
-        if optimizer := getattr(training, f"{kind}_optimizer"):
-            _load_optimizer(optimizer, under(tensors, f"{kind}_optimizer."))
-    if not training.warming_up:
-        freeze_ranges(training.student)
-
-
-def _check_same(training: Any, state: dict[str, Any], path: Path) -> None:
     ours = json.loads(json.dumps(training.settings.to_dict()))  # tuples are lists, as in a file
     for name, then in state.get("settings", {}).items():
         if ours[name] != then:
             raise AktError(
                 f"{path} was made with {name} {then}, not {ours[name]}: use another run folder"
             )
+    run.cut_history(state["epoch"] * training.settings.steps)
+    if not tensors:
+        return
+    for name in ("epoch", "lam", "seconds", "evaluations"):
+        setattr(training, name, state[name])
+    if "holdout" in tensors:  # where the networks are, and laid out as it was drawn
+        device = next(training.student.parameters()).device
+        training.holdout = tensors["holdout"].to(device, memory_format=torch.channels_last)
+    training.rng.set_state(tensors["rng"])
+    for kind in NETWORKS:
+        getattr(training, kind).load_state_dict(under(tensors, f"{kind}."))
+        if optimizer := getattr(training, f"{kind}_optimizer"):
+            _load_optimizer(optimizer, under(tensors, f"{kind}_optimizer."))
+    if not training.warming_up:
+        freeze_ranges(training.student)
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -108,8 +102,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     for name, value in tensors.items():
         index, slot = name.split(".")
         weight = weights[int(index)].detach()
-        whole = value.shape == weight.shape  # and not a count of steps
-        state["state"].setdefault(int(index), {})[slot] = (
-            laid_out_as(weight, value) if whole else value
-        )
+        if value.shape == weight.shape:  # and not a count of steps
+            value = laid_out_as(weight, value)
+        state["state"].setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict(state)

@@ -1,6 +1,7 @@
 """A run's folder: its record, its history, its checkpoint, its student.
 
-    record.json             settings, bench, versions, times, accuracies
+    record.json             settings, bench, fingerprints of teacher and images, versions, device
+                            and commit of each stretch, times, accuracies
     history.jsonl           one line a step: every loss term and gradient norm
     checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
     student.safetensors     weights and ranges of the student as it ended
@@ -15,9 +16,11 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -25,6 +28,9 @@ import torch
 from akt_lab import __version__
 from akt_lab.errors import AktError
 from akt_lab.files import LOCK, cannot_write, write_whole
+
+if TYPE_CHECKING:
+    from akt_lab.benches import Bench
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 
@@ -34,9 +40,7 @@ EPOCHS = "epochs"
 
 WRITE_EVERY = 1.0  # seconds, of the history
 
-
-def _files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name != LOCK]
+ENDED = ("done", "failed")  # statuses that are final
 
 
 class Run:
@@ -54,7 +58,8 @@ class Run:
             AktError: if it exists and is not empty, or cannot be made.
         """
         run = cls(folder)
-        if run.folder.exists() and (not run.folder.is_dir() or _files_in(run.folder)):
+        empty = run.folder.is_dir() and {path.name for path in run.folder.iterdir()} <= {LOCK}
+        if run.folder.exists() and not empty:
             raise AktError(
                 f"{folder} already exists: choose another --out, or go on with it by --resume"
             )
@@ -92,7 +97,7 @@ class Run:
         """One entry of the record.
 
         Raises:
-            AktError: if it is not there: the run was never started by a command or a sweep.
+            AktError: if it is not empty: the run was never started by a command or a sweep.
         """
         record = self.record
         if name not in record:
@@ -101,10 +106,24 @@ class Run:
             )
         return record[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """One entry of the record, or `default` where there is none, or no record yet."""
+        return self.record.get(name, default) if (self / RECORD).exists() else default
+
     def update_record(self, **entries: Any) -> None:
-        """Add or replace entries of the record."""
+        """Add or replace entries of the record; a new `status` takes the old one's `error` away."""
         record = self.record if (self / RECORD).exists() else {}
+        if "status" in entries:
+            record.pop("error", None)
         write_whole(self / RECORD, json.dumps({**record, **entries}, indent=2).encode() + b"\n")
+
+    def begin(self, epoch: int, device: str, **entries: Any) -> None:
+        """Record that the run begins, or goes on after `epoch` epochs: another stretch of it."""
+        made = {"versions": provenance(), "device": device}
+        # One that was killed before its first checkpoint has left nothing.
+        earlier = [s for s in self.get("stretches", []) if s["from_epoch"] < epoch]
+        stretches = [*earlier, {"from_epoch": epoch, **made}]
+        self.update_record(**entries, **made, stretches=stretches, status="running")
 
     def epoch(self, number: int) -> Path:
         """Where a watched run keeps its networks after so many epochs."""
@@ -146,6 +165,19 @@ class Run:
             write_whole(self / HISTORY, b"".join(lines[:rows]))
 
 
+def check_made_with(bench: "Bench", folder: Path, recorded: Mapping[str, str]) -> None:
+    """Refuse a bench with another teacher or other images than a run's `recorded` fingerprints.
+
+    Raises:
+        AktError: names what changed. What was not recorded, as in older runs, passes.
+    """
+    if changed := bench.differs_from(recorded):
+        raise AktError(
+            f"{changed} are not those that {folder} was made with: put those back, or begin "
+            "another run"
+        )
+
+
 def find_runs(folder: Path) -> list[Run]:
     """Every run folder under `folder`, sorted by name.
 
@@ -182,11 +214,14 @@ class NewRows(list[dict[str, float]]):
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what a run was made: versions, machine, threads, the code's commit."""
+    """With what a run is made: versions, machine, threads, the code's commit."""
+    torchvision = None
+    with suppress(PackageNotFoundError):
+        torchvision = version("torchvision")
     return {
         "akt_lab": __version__,
         "torch": torch.__version__,
-        "torchvision": version("torchvision"),
+        "torchvision": torchvision,
         "python": platform.python_version(),
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
@@ -195,9 +230,17 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    """Of the package's own repository: one that merely encloses an installed package says nothing.
+
+    None too where git is not installed.
+    """
+    home = Path(__file__).parents[2]
     try:
+        ours = 'name = "akt-lab"' in (home / "pyproject.toml").read_text()
+        command = ["git", "-C", str(home), "describe", "--always", "--dirty"]
+        if not (ours and (home / ".git").exists()):
+            return None
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return None  # git is not installed
+        return None
     return done.stdout.strip() or None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from akt_lab.benches import Bench
 from akt_lab.benches.bench import cache_folder
 from akt_lab.errors import AktError
 from akt_lab.files import load_tensors
@@ -18,7 +19,7 @@ from akt_lab.losses import LAMBDA
 from akt_lab.methods import get_method
 from akt_lab.quantizer import ActivationQuantizer, quantize_model
 from akt_lab.runs.checkpoint import load_epoch, under
-from akt_lab.runs.folder import CHECKPOINT, STUDENT, Run
+from akt_lab.runs.folder import CHECKPOINT, STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
 from akt_lab.step import Training
@@ -27,16 +28,15 @@ HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that cho
 
 
 def prepare(
-    bench: Any, settings: Settings, progress: bool = False, make_bar: Callable[..., Any] = tqdm
+    bench: Bench, settings: Settings, progress: bool = False, make_bar: Callable[..., Any] = tqdm
 ) -> Training:
     """The networks and optimisers of a new run, before its first step.
 
     Where the method's images are optimised once, they are made here, or found in the cache.
     """
     teacher, student = make_networks(bench, settings)
-    reads_maps = settings.uses_features or get_method(settings.method).map_terms
     layers: list[str] = []
-    if reads_maps:  # the same in both
+    if settings.uses_features or get_method(settings.method).map_terms:  # the same in both
         where = settings.maps, settings.last_maps
         _, layers = map_layers(student, *where), map_layers(teacher, *where)
     for graph in (teacher, student):
@@ -56,11 +56,13 @@ def prepare(
         fused=True,
     )
     rng = torch.Generator().manual_seed(settings.seed)
-    lam = _given_lambda(settings)
+    lam = settings.lam if settings.uses_features else None
+    if settings.uses_features and lam is None and settings.variant != "paper":
+        lam = LAMBDA[settings.variant]  # `paper` has none: its first step finds it
     return Training(settings, teacher, student, generator, layers, adam, sgd, rng, lam=lam)
 
 
-def make_networks(bench: Any, settings: Settings) -> tuple[fx.GraphModule, fx.GraphModule]:
+def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The bench's teacher as a frozen graph, and an untrained student of it."""
     student = quantize_model(
         bench.teacher,
@@ -76,7 +78,7 @@ def make_networks(bench: Any, settings: Settings) -> tuple[fx.GraphModule, fx.Gr
 
 def _image_source(
     teacher: nn.Module,
-    bench: Any,
+    bench: Bench,
     settings: Settings,
     progress: bool,
     make_bar: Callable[..., Any],
@@ -97,41 +99,31 @@ def _image_source(
     return ImagePool(images, labels, method.augment, held_out)
 
 
-def _given_lambda(settings: Settings) -> float | None:
-    """None where there is none, and for `paper` until its first step finds it."""
-    if not settings.uses_features or settings.variant == "paper":
-        return settings.lam if settings.uses_features else None
-    return LAMBDA[settings.variant] if settings.lam is None else settings.lam
-
-
 # ---- what a run left ----------------------------------------------------------------------------
 
 
-def load_student(run: Run, bench: Any, epoch: int | None = None) -> tuple[nn.Module, str]:
+def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.Module, str]:
     """A run's student, and where it comes from: its end, or its last checkpoint.
 
     Args:
         run: its folder.
-        bench: the run's.
+        bench: the run's; its images may be others.
         epoch: of a watched run, the student after that many epochs.
 
     Raises:
-        AktError: if the run has not reached its first checkpoint, or did not keep that epoch.
+        AktError: if the run has not reached its first checkpoint, did not keep that epoch, or was
+            made with another teacher.
     """
-    _, student = make_networks(bench, Settings.from_dict(run.record["settings"]))
+    _, student = make_networks(bench, _settings(run, bench))
     keep: list[str] = []
     with suppress(AktError):  # a network without convolutions has no maps to look at
         keep = residual_bodies(student)
     speed_up(student, keep=keep)  # it then rounds as it did when it was trained
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    if epoch is not None:
-        tensors, source = under(load_epoch(run, epoch), "student."), f"epoch {epoch}"
-    elif (run / STUDENT).exists():
-        tensors, _ = load_tensors(run / STUDENT)
-        source = "the end of the run"
+    if epoch is None and (run / STUDENT).exists():
+        tensors, source = load_tensors(run / STUDENT)[0], "the end of the run"
     else:
-        tensors, state = _checkpoint(run)
-        tensors, source = under(tensors, "student."), f"the checkpoint of epoch {state['epoch']}"
+        tensors, source = _left("student", run, epoch)
     student.load_state_dict(tensors)
     for module in student.modules():
         if isinstance(module, ActivationQuantizer):
@@ -139,27 +131,36 @@ def load_student(run: Run, bench: Any, epoch: int | None = None) -> tuple[nn.Mod
     return student.requires_grad_(False), source
 
 
-def load_generator(run: Run, bench: Any, epoch: int | None = None) -> Generator | ImagePool:
+def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generator | ImagePool:
     """A run's generator at its last checkpoint, or after an `epoch` that it kept; in eval mode.
 
+    A pool's images lie in the cache; where they are gone they are made again, with a bar.
+
     Raises:
-        AktError: if there is none.
+        AktError: if there is none, or the run was made with another teacher.
     """
-    settings = Settings.from_dict(run.record["settings"])
-    ready = get_method(settings.method).pool
-    generator = (
-        prepare(bench, settings).generator
-        if ready
-        else _image_source(bench.teacher, bench, settings, False, tqdm).to(bench.device)
-    )
-    tensors = _checkpoint(run)[0] if epoch is None else load_epoch(run, epoch)
-    generator.load_state_dict(under(tensors, "generator."))
+    settings = _settings(run, bench)
+    if get_method(settings.method).pool:
+        generator = prepare(bench, settings, progress=True).generator
+    else:
+        generator = _image_source(bench.teacher, bench, settings, False, tqdm).to(bench.device)
+    generator.load_state_dict(_left("generator", run, epoch)[0])
     return generator.eval().requires_grad_(False)
 
 
-def _checkpoint(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _settings(run: Run, bench: Bench) -> Settings:
+    known = run.get("fingerprints", {}).items()
+    check_made_with(bench, run.folder, {k: v for k, v in known if k == "teacher"})
+    return Settings.from_dict(run.record["settings"])
+
+
+def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], str]:
+    """The weights of one of `NETWORKS`, at an epoch or the last checkpoint, and which it was."""
+    if epoch is not None:
+        return under(load_epoch(run, epoch), f"{kind}."), f"epoch {epoch}"
     if not (run / CHECKPOINT).exists():
         raise AktError(
             f"{run.folder} has no checkpoint yet: its first comes at the end of the first epoch"
         )
-    return load_tensors(run / CHECKPOINT)
+    tensors, state = load_tensors(run / CHECKPOINT)
+    return under(tensors, f"{kind}."), f"the checkpoint of epoch {state['epoch']}"

@@ -1,12 +1,12 @@
 """What a sweep shows while it runs: a bar for all runs, one for each that is running."""
 
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -57,60 +57,63 @@ class Live:
 
     def __init__(self, total: int, ended: int, show: bool) -> None:
         """`total` runs, of which some have `ended` before; `show` nothing if False."""
-        self.console = Console(stderr=True, quiet=not show, highlight=False, soft_wrap=True)
-        self.total, self.ended = total, ended
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            disable=not (show and self.console.is_terminal),
-            transient=True,
-        )
-        self.all = self.bars.add_task("all runs", total=total, completed=ended, note="")
-        self.running: dict[str, Any] = {}
+        self.total, self.ended, self.show = total, ended, show
+        self.lock = threading.Lock()  # events come in Dask's thread
+        self.bars: dict[str, Any] = {}  # by run; that of all runs is ""
+        self.over: set[str] = set()  # bars that are gone for good
         self.process: dict[str, str] = {}
-        self._count()
+        self._move("", ended, total, f"all runs  {ended}/{total}")
 
     def __enter__(self) -> Self:
-        """Show the bars."""
-        self.bars.start()
+        """Its bars are there already."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        """Take the bars away; the lines stay."""
-        self.bars.stop()
+    def __exit__(self, *_: object) -> None:
+        """Take the bars away, that of all runs last; the lines stay."""
+        with self.lock:
+            self.over.update(self.bars)
+            for bar in reversed(self.bars.values()):
+                bar.close()
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Show where a run is. Thread-safe."""
-        run = event["run"]
-        process = event.get("process", "")
-        if self.process.setdefault(run, process) != process:
-            self.say(f"its worker was lost: {run} goes on from epoch {event['epoch']}")
-            self.process[run] = process
-        if run not in self.running:
-            name = f"{event.get('worker', '')} {run}".strip()
-            self.running[run] = self.bars.add_task(name, total=event["total"], note="")
-        shown = {"completed": event["done"], "total": event["total"], "note": event["note"]}
-        self.bars.update(self.running[run], **shown)
+        """Show where a run is. Thread-safe; what comes after the run's end is not shown."""
+        run, process = event["run"], event.get("process", "")
+        with self.lock:
+            if self.over & {run, ""}:
+                return
+            if self.process.setdefault(run, process) != process:
+                self._say(f"its worker was lost: {run} goes on from epoch {event['epoch']}")
+                self.process[run] = process
+            self._move(run, event["done"], event["total"], f"{run}  {event['note']}")
+            self.bars[""].refresh()  # its time goes on
 
     def end(self, run: str, line: Mapping[str, Any] | Exception) -> None:
         """A run ended: one line that stays."""
-        self.ended += 1
-        if run in self.running:
-            self.bars.remove_task(self.running[run])
-        self._count()
-        self.say(f"{self.ended}/{self.total}  {run}  {_outcome(line)}")
+        with self.lock:
+            self.ended += 1
+            self.over.add(run)
+            if run in self.bars:
+                self.bars.pop(run).close()
+            self._move("", self.ended, self.total, f"all runs  {self.ended}/{self.total}")
+            self._say(f"{self.ended}/{self.total}  {run}  {_outcome(line)}")
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, markup=False)
+    def _move(self, run: str, done: int, total: int, text: str) -> None:
+        """Its bar; a new one if it is of something else than before: a pool's images come first."""
+        if run in self.bars and self.bars[run].total != total:
+            self.bars.pop(run).close()
+        if run not in self.bars:
+            look: dict[str, Any] = {
+                "bar_format": "{bar:16} {remaining:>5}  {desc}",
+                "dynamic_ncols": True,
+            }
+            hidden = None if self.show else True  # None: where it is no terminal
+            self.bars[run] = tqdm(total=total, initial=done, leave=False, disable=hidden, **look)
+        self.bars[run].n = done
+        self.bars[run].set_description_str(text)
 
-    def _count(self) -> None:
-        self.bars.update(self.all, completed=self.ended, note=f"{self.ended}/{self.total}")
+    def _say(self, text: str) -> None:
+        if self.show:
+            tqdm.write(text, file=sys.stderr)
 
 
 def _outcome(line: Mapping[str, Any] | Exception) -> str:

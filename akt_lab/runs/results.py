@@ -6,7 +6,7 @@ Lines are appended as runs end; a line that was cut short by a crash is dropped 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ def line_of(run: Run) -> Line:
         "commit": versions.pop("commit", None),
         "versions": versions,
     }
+    fingerprints = record.get("fingerprints")  # older records have none
+    line |= {"fingerprints": fingerprints} if fingerprints else {}
     return line | ({"error": record["error"]} if line["status"] == "failed" else {})
 
 
@@ -90,32 +92,37 @@ def _parsed(path: Path, number: int, text: str) -> Line:
     return line
 
 
+def by_run(path: Path | None) -> dict[str, Line]:
+    """The lines of a results file by their runs' names; none where there is no file."""
+    return {line["run"]: line for line in read(path)} if path and path.exists() else {}
+
+
 class Results:
     """A results file that grows: every run is in it once, whatever was killed in between."""
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there, and drop a last line that was cut short."""
-        self.path = path
-        self.lines = {line["run"]: line for line in read(path)} if path.exists() else {}
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            write_whole(path, _text(list(self.lines.values())).encode())
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there, and drop a last line that was cut short; None: keep no file."""
+        self.path, self.lines = path, by_run(path)
+        if path and path.exists() and not path.read_bytes().endswith(b"\n"):
+            write_whole(path, "".join(map(_text, self.lines.values())).encode())
 
     def append(self, line: Line) -> None:
         """Add a run's line, on the disk when this returns; a run that is there already is not."""
         if line["run"] in self.lines:
             return
-        try:
-            with open(self.path, "a") as file:
-                file.write(_text([line]))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        if self.path:
+            try:
+                with open(self.path, "a") as file:
+                    file.write(_text(line))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
         self.lines[line["run"]] = line
 
 
-def _text(lines: Sequence[Line]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
+def _text(line: Line) -> str:
+    return json.dumps(line) + "\n"
 
 
 # ---- a run as a row -----------------------------------------------------------------------------
@@ -130,8 +137,9 @@ def row(line: Line) -> dict[str, Any]:
     """A run as a row of a table: what it was, what it must agree in to be averaged, what came out.
 
     Returns:
-        `KEY`, of which `same` holds every further setting, bench and number of images as text, and
-        `pair` the same without AKT's own: of a plain run and its partner with AKT they are equal;
+        `KEY`, of which `same` holds every further setting, bench, fingerprint (older lines have
+        none, and a group of their own) and number of images as text, and `pair` the same without
+        AKT's own: of a plain run and its partner with AKT they are equal;
         `label`, what figures call it; accuracies `last` (where it diverged, that of the last
         evaluation before), `label_free` and `best` (chosen on the evaluation images), in percent,
         NaN where there is none; and what a table shows beside them.
@@ -140,7 +148,8 @@ def row(line: Line) -> dict[str, Any]:
     values = settings.to_dict()
     shared = {k: v for k, v in values.items() if k not in {"method", "seed", *OF_AKT}}
     of_akt = {k: values[k] for k in OF_AKT if settings.has_akt and k != "variant"}
-    on = {**line["bench"], "evaluation_images": line["evaluation_images"]}
+    fingerprints = {f"{k} fingerprint": v for k, v in line.get("fingerprints", {}).items()}
+    on = {**line["bench"], "evaluation_images": line["evaluation_images"], **fingerprints}
     steps = max(0, settings.epochs - settings.warmup_epochs) * settings.steps
     return {
         "bench": BenchSpec.from_dict(line["bench"]).name,

@@ -5,25 +5,59 @@ side finish nearly twice as fast as one after the other. A run that lost its wor
 from its checkpoint; one that ended is never done again.
 """
 
+import functools
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from akt_lab.benches import load_bench
-from akt_lab.errors import AktError
+import torch
+from tqdm.auto import tqdm
+
+from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import claim
-from akt_lab.runs import results
 from akt_lab.runs.folder import Run
-from akt_lab.runs.jobs import Job, Place, has_ended, run_job, run_on_worker
-from akt_lab.runs.progress import Live, Tell
-from akt_lab.runs.results import Line, Results
+from akt_lab.runs.jobs import Job, choose_device, do, has_ended
+from akt_lab.runs.progress import Live, Report, Tell
+from akt_lab.runs.results import Line, Results, line_of
+from akt_lab.runs.training import evaluate
 
 Ended = tuple[Job, Line | Exception]
 
 PATIENCE = 10  # seconds for a cluster to answer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are done.
+
+    Attributes:
+        workers: processes on this machine; as many as there are cores where None, and 0 for this
+            process itself.
+        scheduler: address of a Dask cluster in place of them; its workers see the same folders.
+        device: `cpu` or `cuda`; what each worker has where None.
+        threads: of each run. Sums round differently with another number.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    device: str | None = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be right."""
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"workers must be at least 0, not {self.workers}")
+        if self.threads < 1:
+            raise UsageError(f"--threads must be at least 1, not {self.threads}")
+        if self.scheduler and self.workers is not None:
+            raise UsageError("--workers and --scheduler exclude each other: a cluster has its own")
 
 
 def run_grid(
@@ -49,52 +83,89 @@ def run_grid(
         AktError: a mistake (it stops all), or runs that did not end; the same call goes on.
     """
     place = place or Place(workers)
+    load = functools.cache(functools.partial(load_bench, progress=progress))
     with claim(results_file.parent, wait=False) if results_file else nullcontext():
-        kept = Results(results_file) if results_file else None
-        lines = kept.lines if kept else {}
-        ended = [job for job in jobs if has_ended(job, lines)]
-        for job in ended if kept else []:
-            if kept and job.name not in lines:  # killed between its end and its line
-                kept.append(results.line_of(Run.open(job.folder)))
+        kept = Results(results_file)
+        ended = [job for job in jobs if has_ended(job, kept.lines, load)]
+        for job in ended:
+            if job.name not in kept.lines:  # killed between its end and its line
+                kept.append(line_of(Run.open(job.folder)))
         todo = [job for job in jobs if job not in ended]
-        with Live(len(jobs), len(ended), progress) as live:
-            _do_all(todo, place, live, kept)
+        for job in todo:
+            load(job.spec)  # here first: mistakes show at once, caches are filled
+        lost: list[str] = []
+        do_jobs = _here if place.workers == 0 else _on_dask
+        with (
+            Live(len(jobs), len(ended), progress) as live,
+            closing(do_jobs(todo, place, live.tell)) as ends,  # Ctrl-C closes the cluster, too
+        ):
+            for job, line in ends if todo else ():
+                if isinstance(line, Exception):
+                    lost.append(f"{job.name} ({type(line).__name__}: {line})")
+                else:
+                    kept.append(line)
+                live.end(job.name, line)
+    if lost:
+        raise AktError(f"{len(lost)} runs did not end; the same command goes on: {'; '.join(lost)}")
     return [Run(job.folder) for job in jobs]
 
 
-def _do_all(todo: Sequence[Job], place: Place, live: Live, kept: Results | None) -> None:
-    for spec in {job.spec for job in todo}:
-        load_bench(spec, progress=False)  # here first: mistakes show at once, caches are filled
-    do_jobs = _here if place.workers == 0 else _on_dask
-    lost: list[str] = []
-    with closing(do_jobs(todo, place, live.tell)) as ends:  # Ctrl-C closes the cluster, too
-        for job, line in ends if todo else ():
-            if isinstance(line, Exception):
-                lost.append(f"{job.name} ({type(line).__name__}: {line})")
-            elif kept:
-                kept.append(line)
-            live.end(job.name, line)
-    if lost:
-        raise AktError(f"{len(lost)} runs did not end; the same command goes on: {'; '.join(lost)}")
+def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
+    """Do a job in its folder, from its checkpoint if it has one; a diverged run is a result too.
+
+    Args:
+        job: what to do.
+        place: its device and threads.
+        tell: is told how far the run is.
+        sweep: names this sweep: for the next, benches are loaded anew, as their files may change.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(place.threads)
+    try:
+        with claim(job.folder), suppress(DivergedError):
+            for leftover in job.folder.glob(".*.tmp"):  # of a killed process
+                leftover.unlink(missing_ok=True)
+            bar = functools.partial(_report, tell, job)
+            do(
+                job,
+                Run(job.folder),
+                *_bench(job.spec, choose_device(place.device), sweep),
+                True,
+                bar,
+            )
+        return line_of(Run(job.folder))
+    finally:
+        torch.set_num_threads(threads)
 
 
-# ---- in this process, or on Dask ----------------------------------------------------------------
+def _report(tell: Tell, job: Job, total: int, initial: int, **_: Any) -> Report:
+    return Report(tell, job.name, job.settings.steps, total, initial)
+
+
+@functools.lru_cache(maxsize=2)
+def _bench(spec: BenchSpec, device: str, sweep: str) -> tuple[Bench, float]:
+    bench = load_bench(spec, device, progress=False)
+    return bench, evaluate(bench.teacher, bench)
 
 
 def _here(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
+    sweep = uuid.uuid4().hex
     for job in jobs:
-        yield job, run_job(job, place, tell)
+        yield job, run_job(job, place, tell, sweep)
+
+
+# ---- on Dask ------------------------------------------------------------------------------------
 
 
 def _on_dask(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
     """The jobs as they end. A mistake stops all; a lost worker's run is done again, thrice."""
     from distributed import as_completed
 
-    topic = f"akt-lab-{uuid.uuid4().hex}"
+    sweep = f"akt-lab-{uuid.uuid4().hex}"
     with _client(place, len(jobs)) as client:
-        client.subscribe_topic(topic, lambda event: tell(event[1]))
+        client.subscribe_topic(sweep, lambda event: tell(event[1]))
         futures = {
-            client.submit(run_on_worker, job, place, topic, key=f"{topic}-{n}", priority=-n): job
+            client.submit(_on_worker, job, place, sweep, key=f"{sweep}-{n}", priority=-n): job
             for n, job in enumerate(jobs)
         }
         for future in as_completed(futures):
@@ -111,12 +182,18 @@ def _client(place: Place, jobs: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     if place.scheduler:
-        with _connected(place.scheduler) as client:
+        try:
+            client = Client(place.scheduler, timeout=PATIENCE)
+        except (OSError, ValueError) as error:
+            raise AktError(
+                f"--scheduler {place.scheduler}: no Dask scheduler answers there"
+            ) from error
+        with client:
             yield client
         return
     workers = min(place.workers or os.cpu_count() or 1, jobs)
     quiet = {"silence_logs": 60, "dashboard_address": "127.0.0.1:0"}  # above CRITICAL; any port
-    small = {"threads_per_worker": 1, "memory_limit": 0, "preload": ["akt_lab.runs.jobs"]}
+    small = {"threads_per_worker": 1, "memory_limit": 0, "preload": [__name__]}
     with (
         dask.config.set({"distributed.scheduler.worker-saturation": 1.0}),  # none waits at a worker
         LocalCluster(n_workers=workers, **small, **quiet) as cluster,
@@ -125,10 +202,27 @@ def _client(place: Place, jobs: int) -> Iterator[Any]:
         yield client
 
 
-def _connected(address: str) -> Any:
-    from distributed import Client
+_one_at_a_time = threading.Lock()  # PyTorch's seed and threads belong to the whole process
 
-    try:
-        return Client(address, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        raise AktError(f"--scheduler {address}: no Dask scheduler answers there") from error
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls it when a worker on this machine starts: leave Ctrl-C to the sweep."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that SIGKILL would leave behind
+
+
+def _on_worker(job: Job, place: Place, sweep: str) -> Line:
+    """`run_job` as a Dask task, which tells how far it is, and stops if nobody waits for it."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def tell(event: dict[str, Any]) -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state != "executing":
+            raise AktError("the sweep that asked for this run was stopped")
+        worker.log_event(sweep, {**event, "process": worker.address})  # new if it was restarted
+
+    with _one_at_a_time:
+        return run_job(job, place, tell, sweep)

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from akt_lab.benches import Bench
+from akt_lab.benches.bench import EVALUATION_PIXELS
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, kd_loss
 from akt_lab.quantizer import effective_bits, freeze_ranges
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
-from akt_lab.runs.folder import STUDENT, NewRows, Run, provenance
+from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.networks import HOLDOUT, prepare
 from akt_lab.settings import Settings
-from akt_lab.speed import keep_freed_memory
 from akt_lab.step import Training, train_step
 
 FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a GPU's host does
@@ -29,7 +30,7 @@ FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a 
 
 
 def train(
-    bench: Any,
+    bench: Bench,
     settings: Settings,
     run: Run | None = None,
     progress: bool = True,
@@ -41,7 +42,7 @@ def train(
     Goes on from the folder's checkpoint where there is one, to the same bits.
 
     Args:
-        bench: a `benches.Bench`.
+        bench: the teacher, and what it is judged on.
         settings: what to do.
         run: the run folder, or None to keep nothing.
         progress: whether to show a progress bar.
@@ -51,24 +52,23 @@ def train(
 
     Raises:
         DivergedError: a loss that is not finite: which one, and where.
-        AktError: a full disk, a teacher that cannot be quantized.
+        AktError: a full disk, a teacher that cannot be quantized; a folder that was begun with
+            other settings, another teacher or other images.
     """
-    keep_freed_memory()
+    if run:
+        check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
     if run:
         resume(training, run)
-        run.update_record(
-            settings=settings.to_dict(),
-            versions=provenance(),
-            device=str(bench.device),
-            status="running",
-            watched=watch,
-        )
-    total_steps = settings.epochs * settings.steps
-    initial = training.epoch * settings.steps
-    bar = make_bar(total=total_steps, initial=initial, unit="step", disable=not progress)
-    with bar:
+        about = {
+            "settings": settings.to_dict(),
+            "fingerprints": bench.fingerprints,
+            "watched": watch,
+        }
+        run.begin(training.epoch, str(bench.device), **about)
+    steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
+    with make_bar(**steps, unit="step", disable=not progress) as bar:
         bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
         try:
             while training.epoch < settings.epochs:
@@ -84,18 +84,16 @@ def train(
 
 
 def _outcome(training: Training) -> dict[str, Any]:
-    accuracy = summary(training) if training.evaluations else {}
     bits: dict[str, float] = {}
-    if training.holdout is not None:  # the ranges are there
-        found = effective_bits(training.student, training.holdout)
+    if training.holdout is not None:  # the ranges are there; a single image counts like many
+        found = effective_bits(training.student, training.holdout[:1])
         bits = dict(zip(("weights", "activations"), (round(b, 3) for b in found), strict=True))
-    seconds = round(training.seconds, 1)
     return {
         "lam": training.lam,
-        "accuracy": accuracy,
+        "accuracy": summary(training) if training.evaluations else {},
         "evaluations": training.evaluations,
         "effective_bits": bits,
-        "seconds": seconds,
+        "seconds": round(training.seconds, 1),
     }
 
 
@@ -106,7 +104,7 @@ def _record_failure(training: Training, run: Run, error: AktError) -> None:
         run.update_record(status=status, error=str(error), **_outcome(training))
 
 
-def _run_epoch(training: Training, bench: Any, run: Run | None, bar: Any) -> None:
+def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> None:
     """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
     rows = NewRows(run)
     waiting: list[tuple[int, Terms]] = []
@@ -193,7 +191,7 @@ def _set_rates(training: Training) -> None:
             group["lr"] = rate * factor
 
 
-def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
+def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
     """Freeze the ranges after the warm-up, evaluate, and move on to the next epoch."""
     was_warming_up = training.warming_up
     training.epoch += 1
@@ -214,7 +212,7 @@ def _end_epoch(training: Training, bench: Any, row: dict[str, float]) -> None:
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
+def evaluate(network: nn.Module, bench: Bench, progress: bool = False) -> float:
     """Top-1 accuracy on the bench's evaluation images, in percent."""
     correct, seen = 0, 0
     batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
@@ -226,23 +224,33 @@ def evaluate(network: nn.Module, bench: Any, progress: bool = False) -> float:
 
 def _draw_holdout(training: Training) -> Tensor:
     """Synthetic images for choosing without labels, the same for every student of one generator."""
-    if isinstance(training.generator, ImagePool) and len(training.generator.held_out):
-        return training.generator.held_out
-    rng = torch.Generator().manual_seed(training.settings.seed + 1)
+    source, rng = training.generator, torch.Generator().manual_seed(training.settings.seed + 1)
+    if isinstance(source, ImagePool):
+        return source.held_out if len(source.held_out) else source.draw(HOLDOUT, rng)[0]
+    noise = [part.split(_at_once(4 * source.start)) for part in source.draw(HOLDOUT, rng)]
+    source.eval()
     with torch.no_grad():
-        images = training.generator.eval()(*training.generator.draw(HOLDOUT, rng))
-    training.generator.train()
+        images = torch.cat([source(z, y) for z, y in zip(*noise, strict=True)])
+    source.train()
     return images
 
 
 @torch.inference_mode()
 def _agreement(training: Training) -> dict[str, float]:
     """How close the student is to the teacher on the held-out synthetic images: no labels."""
-    s, t = training.student(training.holdout), training.teacher(training.holdout)
+    assert training.holdout is not None
+    parts = training.holdout.split(_at_once(training.holdout.shape[-1]))
+    networks = training.student, training.teacher
+    s, t = (torch.cat([network(part) for part in parts]) for network in networks)
     return {
         "synthetic_kl": kd_loss(s, t, temperature=1.0).item(),
         "synthetic_agreement": 100 * (s.argmax(1) == t.argmax(1)).float().mean().item(),
     }
+
+
+def _at_once(size: int) -> int:
+    """How many images of `size` x `size` a network runs on: all of the hold-out up to 84 pixels."""
+    return max(1, EVALUATION_PIXELS // size**2)
 
 
 def summary(training: Training) -> dict[str, float]:

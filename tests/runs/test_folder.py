@@ -1,3 +1,6 @@
+import subprocess
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 
@@ -33,7 +36,39 @@ def test_history_is_cut_to_what_the_checkpoint_knows(tmp_path):
     assert run.history()["loss"].isna().tolist() == [False, True]
 
 
-def test_provenance():
+def test_a_new_status_takes_the_old_error_away(tmp_path):
+    run = Run(tmp_path)
+    run.update_record(status="stopped", error="no space left")
+    run.update_record(seconds=1.0)
+    assert run.get("error") == "no space left"
+    run.update_record(status="running")
+    assert run.record == {"status": "running", "seconds": 1.0}
+
+
+def test_provenance(monkeypatch):
     found = runs.provenance()
     assert found["torch"] == torch.__version__
     assert found["threads"] >= 1
+
+    def none(_):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(runs, "version", none)  # a source tree that is not installed
+    assert runs.provenance() == {**found, "torchvision": None}
+
+
+def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
+    """Not of one that encloses the environment in which the package is installed."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    for home, project, ours in (
+        (tmp_path / ".venv", "", False),
+        (tmp_path / "vendored", 'name = "akt-lab"', False),
+        (tmp_path, 'name = "another"', False),
+        (tmp_path, 'name = "akt-lab"', True),
+    ):
+        home.mkdir(exist_ok=True)
+        (home / "pyproject.toml").write_text(project)
+        monkeypatch.setattr(runs, "__file__", str(home / "akt_lab" / "runs" / "folder.py"))
+        assert bool(runs.provenance()["commit"]) == ours

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from akt_lab.commands import main
-from akt_lab.runs.results import read
+from akt_lab.runs import results
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").glob("*.jsonl"))
@@ -33,7 +33,16 @@ def test_a_page_shows_the_command_s_table(page, name, capsys):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_lines_are_whole_and_name_no_place(path):
-    lines = read(path)
+    lines = results.read(path)
     assert len({(line["run"], line["settings"]["precision"]) for line in lines}) == len(lines)
     assert "/" not in "".join(str(line["bench"][k]) for line in lines for k in ("data", "weights"))
     assert all(line["commit"] for line in lines)
+
+
+def test_runs_of_other_teachers_are_never_averaged():
+    line = results.read(FILES[0])[0]  # older: it knows no fingerprints
+    digests = ({"teacher": teacher, "images": "i"} for teacher in "aab")
+    first, same, other = (results.row({**line, "fingerprints": each}) for each in digests)
+    for key in ("same", "pair"):
+        assert first[key] == same[key] != other[key]
+        assert "fingerprint" not in results.row(line)[key]

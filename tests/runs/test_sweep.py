@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import psutil
 import pytest
@@ -13,13 +14,12 @@ import torch
 from akt_lab.analysis import tables
 from akt_lab.benches import BenchSpec
 from akt_lab.commands import main
-from akt_lab.errors import AktError, UsageError
-from akt_lab.files import claim
+from akt_lab.errors import AktError
+from akt_lab.files import claim, save_tensors
 from akt_lab.runs import jobs as worker
 from akt_lab.runs import sweep
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
-from akt_lab.runs.progress import Live, Report
 from akt_lab.runs.results import Results
 from akt_lab.settings import Settings
 
@@ -51,26 +51,6 @@ def undisturbed(digits, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
     assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
     return out
-
-
-# ---- the grid -----------------------------------------------------------------------------------
-
-
-def test_each_cell_once(tmp_path):
-    grid = [["ptq", "adadfq", "adadfq+akt"], [3, 4], [0, 1, 1], ["paper", "code"]]
-    jobs = jobs_of(tmp_path, BenchSpec(), *grid, {"epochs": 8})
-    assert len({job.settings for job in jobs}) == len({job.name for job in jobs}) == len(jobs) == 16
-    assert jobs[0].name == "digits-ptq-3w3a-0"
-    assert {job.settings.seed for job in jobs[:8]} == {0}  # seed by seed
-    assert "digits-adadfq+akt-code-4w4a-1" in {job.name for job in jobs}
-    assert all(job.settings.epochs in (8, job.settings.warmup_epochs) for job in jobs)
-    code = {"preset": "code", "epochs": 3}
-    preset = jobs_of(tmp_path, BenchSpec(), ["adadfq+akt"], [3], [0], [], code)
-    assert [job.settings.variant for job in preset] == ["code"]  # the preset's own
-    named = jobs_of(tmp_path, BenchSpec(), ["adadfq+akt"], [3], [0], ["paper"], code)
-    assert [job.settings.variant for job in named] == ["paper"]
-    mixed = jobs_of(tmp_path, BenchSpec(), ["ptq"], [2, 3], [0], ["paper"], {"act_bits": 8})
-    assert [job.name for job in mixed] == ["digits-ptq-2w8a-0", "digits-ptq-3w8a-0"]
 
 
 def test_a_dry_run_lists_and_does_nothing(capsys, tmp_path, undisturbed):
@@ -127,6 +107,39 @@ def test_what_was_killed_between_a_run_s_end_and_its_line(undisturbed, tmp_path,
     assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
     assert len(lines(out)) == 6
     assert numbers(out) == numbers(undisturbed)
+
+
+def test_another_teacher_is_refused(undisturbed, digits, tmp_path, monkeypatch, capsys):
+    """The file behind a bench's teacher was exchanged: what it made is not the old one's."""
+    name, cell = "digits-ptq-3w3a-0", ["--methods", "ptq", *SIZES, "--workers", 0, "--out"]
+    shutil.copytree(undisturbed / name, run := tmp_path / name)
+    Run(run).update_record(status="stopped")
+    other = {name: tensor + 1 for name, tensor in digits.teacher.state_dict().items()}
+    save_tensors(tmp_path / "digits-teacher-1.safetensors", other, {})
+    monkeypatch.setenv("AKT_LAB_CACHE", str(tmp_path))
+    for arguments in (
+        ["sweep", *cell, undisturbed],
+        ["sweep", *cell, undisturbed, "--dry-run"],
+        ["quantize", "--resume", "--out", run],
+        ["evaluate", run],
+    ):
+        assert main(list(map(str, arguments))) == 1
+        assert "the teacher's weights are not those that" in capsys.readouterr().err
+    assert go(*cell, tmp_path / "new") == 0  # loaded anew in the same process
+    fingerprints = [lines(out)[0]["fingerprints"] for out in (undisturbed, tmp_path / "new")]
+    assert fingerprints[0]["teacher"] != fingerprints[1]["teacher"]
+    assert fingerprints[0]["images"] == fingerprints[1]["images"]
+
+
+def test_a_first_download_shows(tmp_path, monkeypatch, digits):
+    asked = []
+    monkeypatch.setattr(sweep, "load_bench", lambda *_, progress: asked.append(progress))
+    monkeypatch.setattr(sweep, "_here", lambda *_: iter(()))
+    jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [3, 4], [0], [], {})
+    monkeypatch.setattr(sweep, "closing", nullcontext)
+    for progress in (True, False):
+        sweep.run_grid(jobs, 0, progress)
+    assert asked == [True, False]
 
 
 def test_a_diverged_run_is_a_result_and_stops_no_other(tmp_path, capsys, digits):
@@ -192,40 +205,12 @@ def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digi
 
     def one_is_lost(todo, place, tell):
         yield todo[0], MemoryError("its worker was killed")
-        yield todo[1], worker.run_job(todo[1], place, tell)
+        yield todo[1], sweep.run_job(todo[1], place, tell, "")
 
     monkeypatch.setattr(sweep, "_here", one_is_lost)
     with pytest.raises(AktError, match=r"1 runs did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
         sweep.run_grid(jobs, 0, False, results_file=tmp_path / "results.jsonl")
     assert list(Results(tmp_path / "results.jsonl").lines) == ["digits-ptq-4w4a-0"]
-
-
-def test_places():
-    with pytest.raises(UsageError, match="cpu or cuda, not 'tpu'"):
-        worker.choose_device("tpu")
-
-
-# ---- what is shown ------------------------------------------------------------------------------
-
-
-def test_progress_is_told_and_shown(capsys):
-    events = []
-    with Report(events.append, "a", steps=2, total=4, initial=0) as report:
-        report.told = float("-inf")
-        report.set_postfix({"accuracy": "91.00%"})
-        report.update()
-    assert events[1]["note"] == "epoch 0/2 step 1 91.00%"
-    with Live(total=3, ended=1, show=True) as live:
-        for event in (*events, events[0]):  # its images come first, with a bar of their own
-            live.tell({**event, "worker": "0", "process": "tcp://first"})
-        assert "lost" not in capsys.readouterr().err
-        live.tell({**events[0], "epoch": 1, "worker": "0", "process": "tcp://second"})
-        live.end("a", {"status": "done", "accuracy": {"last": 91.0}, "seconds": 2.0})
-        live.end("b", ValueError("why"))
-    shown = capsys.readouterr().err
-    assert "its worker was lost: a goes on from epoch 1" in shown
-    assert "2/3  a  91.00% after the last epoch, 2 s" in shown
-    assert "3/3  b  did not end: ValueError: why" in shown
 
 
 # ---- on Dask ------------------------------------------------------------------------------------

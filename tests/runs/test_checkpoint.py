@@ -1,0 +1,153 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from akt_lab.benches import Bench
+from akt_lab.errors import AktError
+from akt_lab.files import load_tensors
+from akt_lab.runs import checkpoint
+from akt_lab.runs.checkpoint import resume, save
+from akt_lab.runs.folder import Run
+from akt_lab.runs.networks import prepare
+from akt_lab.runs.training import train
+from akt_lab.settings import Settings
+
+SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+
+
+@pytest.fixture
+def colour():
+    """A bench of three channels."""
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+    images, labels = torch.arange(20 * 3 * 64).remainder(251).byte(), torch.arange(20) % 5
+    rest = images.view(20, 3, 8, 8), labels, tuple("abcde"), (0.5,) * 3, (0.25,) * 3
+    return Bench("colour", teacher, *rest, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("images", [{"method": "adadfq"}, {"method": "hast", "pool": 8}])
+def test_a_stopped_run_goes_on_to_the_same_bits(colour, tmp_path, monkeypatch, images):
+    def stop(training, run):
+        if training.epoch == 2:
+            raise AktError("no space left")
+        save(training, run)
+
+    settings = Settings(**images, pool_steps=2, **SMALL)
+    alone, run = Run.create(tmp_path / "alone"), Run.create(tmp_path / "stopped")
+    whole = train(colour, settings, alone, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("akt_lab.runs.training.save", stop)
+        with pytest.raises(AktError, match="no space left"):
+            train(colour, settings, run, progress=False)
+    assert (run.record["status"], run.record["error"]) == ("stopped", "no space left")
+    monkeypatch.setattr("akt_lab.runs.folder.provenance", lambda: {"commit": "later"})
+    again = train(colour, settings, run, progress=False)
+    assert run.history().equals(alone.history())
+    for ours, theirs in zip(again.student.parameters(), whole.student.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(again.holdout, whole.holdout)
+    assert again.holdout.is_contiguous(memory_format=torch.channels_last)
+    assert "error" not in run.record
+    stretches = run.record["stretches"]  # each with what it was made by; the last is the run's
+    assert [stretch["from_epoch"] for stretch in stretches] == [0, 1]
+    assert stretches[0]["versions"] == alone.record["versions"] != run.record["versions"]
+    assert stretches[1]["versions"] == run.record["versions"] == {"commit": "later"}
+
+
+def test_the_hold_out_comes_back_where_the_networks_are(digits, tmp_path, monkeypatch):
+    """As on a GPU, whose images a checkpoint keeps as a processor's."""
+    settings, run = Settings(method="ptq", **SMALL), Run.create(tmp_path / "run")
+    train(digits, settings, run, progress=False)
+    training = prepare(digits, settings)
+    training.student.to("meta")
+    monkeypatch.setattr(checkpoint, "freeze_ranges", lambda _: None)  # reads their values
+    with pytest.warns(UserWarning, match="no-op"):
+        resume(training, run)
+    assert training.holdout.device == next(training.student.parameters()).device
+
+
+def test_another_run_s_checkpoint_is_refused(digits, tmp_path):
+    """A notebook's cell, changed and run again: not a line of the old run passes for the new."""
+    run = Run.create(tmp_path / "run")
+    train(digits, Settings(method="gdfq", **SMALL), run, progress=False)
+    other = Settings(method="gdfq", weight_bits=2, **SMALL)
+    with pytest.raises(AktError, match="made with weight_bits 3, not 2: use another run folder"):
+        train(digits, other, run, progress=False)
+    assert run.record["settings"]["weight_bits"] == 3
+
+
+def test_an_unwritable_checkpoint_leaves_the_last_one_whole(digits, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run")
+    synced = []
+
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) > 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AktError, match=r"no space left to write .*--resume"):
+        train(digits, Settings(method="adadfq", **SMALL), run, progress=False)
+    load_tensors(run / "checkpoint.safetensors")
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_history_is_on_the_disk_before_the_checkpoint_that_counts_on_it(digits, tmp_path):
+    run = Run.create(tmp_path / "run")
+    train(digits, Settings(method="adadfq", **SMALL), run, progress=False)
+    _, state = load_tensors(run / "checkpoint.safetensors")
+    assert len(run.history()) == state["epoch"] * SMALL["steps"]
+    assert run.record["seconds"] == pytest.approx(state["seconds"], abs=0.1)
+
+
+def start(out, *extra):
+    command = [sys.executable, "-m", "akt_lab.commands", "quantize", "--method", "adadfq+akt"]
+    sizes = ["--batch-size", "8", "--epochs", "5", "--steps", "6", "--threads", "1"]
+    return subprocess.Popen(
+        [*command, *sizes, "--out", str(out), *extra],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_to_the_same_bits(tmp_path, digits):
+    """SIGKILL at five random points; each run is then resumed to its end."""
+    left_alone = tmp_path / "alone"
+    assert start(left_alone).wait() == 0
+    expected, _ = load_tensors(left_alone / "student.safetensors")
+    rng, killed = random.Random(0), 0
+    out = tmp_path / "killed"
+    process = start(out)
+    while killed < 5:
+        target = rng.randrange(5 * killed + 1, 5 * killed + 6)  # spread over the 30 steps
+        rows = out / "history.jsonl"
+        while process.poll() is None:
+            done = len(rows.read_bytes().splitlines()) if rows.exists() else 0
+            if done >= target:
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
+            time.sleep(rng.random() * 0.1)
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        process = start(out, "--resume")
+    assert process.wait() == 0
+    got, _ = load_tensors(out / "student.safetensors")
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    assert Run(out).history().equals(Run(left_alone).history())
+    records = [Run(folder).record for folder in (left_alone, out)]
+    assert json.dumps(records[0]["accuracy"]) == json.dumps(records[1]["accuracy"])
