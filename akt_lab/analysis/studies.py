@@ -5,6 +5,7 @@ folder to have all of it made again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
 from typing import Any
@@ -28,15 +29,25 @@ from akt_lab.analysis.curvature import (
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
 from akt_lab.analysis.gradients import Batch, Case, grid, make_student, study, synthetic_batches
 from akt_lab.analysis.kept import _beside, _light, _side_by_side, bench_of, kept
-from akt_lab.attention import attention_divergences
+from akt_lab.attention import (
+    attention_by_image,
+    attention_divergences,
+    channel_attention,
+    spatial_attention,
+)
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
 from akt_lab.files import write_whole
+from akt_lab.generator import Generator
 from akt_lab.graph import capture_maps, residual_bodies
 from akt_lab.graph import trace as graph_of
+from akt_lab.image_pool import ImagePool
+from akt_lab.losses import floor
 from akt_lab.methods import get_method
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import load_student
+from akt_lab.runs.networks import load_generator, load_student
+from akt_lab.runs.results import line_of, row
+from akt_lab.settings import Settings
 
 Row = dict[str, Any]
 
@@ -51,6 +62,8 @@ COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
 
 SURFACE_BITS, POINTS = 3, 15
+
+SHOWN_BITS = 3  # the bit-width whose student and images are shown, where it is among the runs
 
 PAIRS = 32  # of directions, for the asymmetry
 
@@ -302,3 +315,170 @@ def _students(runs: Sequence[Run], bench: Bench) -> dict[str, nn.Module]:
             if name not in found:
                 found[name] = load_student(run, bench)[0]
     return found
+
+
+# ---- what training left -------------------------------------------------------------------------
+
+
+def training(runs: Sequence[Run]) -> pd.DataFrame:
+    """Student loss above its floor, and gradient norm, through training.
+
+    Returns:
+        A row for each run and step of the student (from 1): method, variant, label, bits, seed,
+        step, loss_above_floor (from the least value that the loss can take), gradient_norm, and
+        `same`, what runs must agree in to be averaged; see `results.row`.
+
+    Raises:
+        AktError: if no run trained a student.
+    """
+    curves = [curve for curve in map(_curve, runs) if not curve.empty]
+    if not curves:
+        raise AktError("training_by_bits needs a run that trained a student: `ptq` alone does not")
+    return pd.concat(curves, ignore_index=True)
+
+
+def _curve(run: Run) -> pd.DataFrame:
+    history = run.history()
+    if "student/gradient_norm" not in history:
+        return pd.DataFrame()
+    about, settings = row(line_of(run)), Settings.from_dict(run.entry("settings"))
+    steps = history.dropna(subset=["student/gradient_norm"])
+    terms = [c for c in steps if c.startswith("student/") and c != "student/gradient_norm"]
+    least = sum(
+        floor(term.removeprefix("student/"), run.entry("classes"), settings.temperature,
+              settings.logit_weight) for term in terms
+    )  # fmt: skip
+    return pd.DataFrame(
+        {
+            **{name: about[name] for name in ("method", "variant", "label")},
+            "bits": settings.weight_bits,
+            "seed": settings.seed,
+            "step": range(1, len(steps) + 1),
+            "loss_above_floor": (steps[terms].sum(axis=1) - least).to_numpy(),
+            "gradient_norm": steps["student/gradient_norm"].to_numpy(),
+            "same": about["same"],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Attention of teacher and student in one layer, on N real images.
+
+    Attributes:
+        images: (N, S, S) or (N, S, S, 3), values 0 to 1.
+        spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
+        channel: teacher's and student's channel attention, (N, C) each, sums to 1.
+        divergences: spatial and channel, KL(teacher || student) in nats, a pair an image.
+        labels: the classes' names.
+        title: which layer of which run.
+    """
+
+    images: np.ndarray
+    spatial: Sequence[np.ndarray]
+    channel: Sequence[np.ndarray]
+    divergences: Sequence[tuple[float, float]]
+    labels: Sequence[str]
+    title: str
+
+
+def side_by_side(runs: Sequence[Run]) -> SideBySide:
+    """Both attentions of teacher and student, of AKT's run at 3 bits or the nearest to it."""
+    run = _nearest(runs)
+    bench = bench_of([run])
+    student, _ = load_student(run, bench)
+    teacher = graph_of(bench.teacher)
+    layers = residual_bodies(teacher)
+    layer = layers[len(layers) // 2]
+    chosen = [
+        int((bench.labels == label).nonzero()[0]) for label in range(min(4, bench.num_classes))
+    ]
+    inputs = bench.normalise(bench.images[chosen])
+    with torch.inference_mode():
+        maps = [_maps(network, [layer], inputs)[layer] for network in (teacher, student)]
+        return SideBySide(
+            _showable(bench.pixels(inputs)),
+            [spatial_attention(m).view(-1, *m.shape[-2:]).numpy() for m in maps],
+            [channel_attention(m).numpy() for m in maps],
+            attention_by_image(*maps),
+            [bench.classes[int(bench.labels[i])] for i in chosen],
+            f"Layer {layer} of {bench.name}, {_about(run)}, after training",
+        )
+
+
+@dataclass(frozen=True)
+class SyntheticImages:
+    """A run's synthetic images, as many of each class.
+
+    Attributes:
+        images: (classes, columns, S, S) or (..., 3), values 0 to 1.
+        classes: the rows' names.
+        confidence: the teacher's probability of the row's class for each image.
+        title: which generator.
+    """
+
+    images: np.ndarray
+    classes: Sequence[str]
+    confidence: np.ndarray
+    title: str
+
+
+def synthetic_images(runs: Sequence[Run]) -> SyntheticImages:
+    """Images of every class, from the generator or pool of AKT's run at 3 bits or the nearest.
+
+    Raises:
+        AktError: if its pool has no image of some class.
+    """
+    run = _nearest(runs)
+    bench = bench_of([run])
+    classes = min(10, bench.num_classes)
+    images, y = _of_classes(load_generator(run, bench), classes, 10)
+    with torch.inference_mode():
+        probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
+    pixels = _showable(bench.pixels(images))
+    return SyntheticImages(
+        pixels.reshape(classes, -1, *pixels.shape[1:]),
+        bench.classes[:classes],
+        probability.view(classes, -1).numpy(),
+        f"Synthetic images for {bench.name}: {_about(run)}",
+    )
+
+
+@torch.inference_mode()
+def _of_classes(source: Generator | ImagePool, classes: int, count: int) -> tuple[Tensor, Tensor]:
+    """Images of each class, and the classes; of a pool as many as every class has there.
+
+    Raises:
+        AktError: if the pool has none of some class.
+    """
+    if isinstance(source, Generator):
+        y = torch.arange(classes).repeat_interleave(count)
+        z, _ = source.draw(len(y), torch.Generator().manual_seed(0))
+        return source(z, y), y
+    count = min(count, int(source.labels.bincount(minlength=classes)[:classes].min()))
+    if not count:
+        raise AktError("this run's pool is too small to show: it has no image of some class")
+    chosen = torch.cat([(source.labels == c).nonzero()[:count, 0] for c in range(classes)])
+    return source.images[chosen], source.labels[chosen]
+
+
+def _nearest(runs: Sequence[Run]) -> Run:
+    """The run whose student and images are shown: AKT's at 3 bits, or the nearest to it."""
+
+    def rank(run: Run) -> tuple[bool, bool, int]:
+        settings = Settings.from_dict(run.entry("settings"))
+        unfinished = run.record.get("status") != "done"
+        return unfinished, not settings.has_akt, abs(settings.weight_bits - SHOWN_BITS)
+
+    return min(runs, key=rank)
+
+
+def _about(run: Run) -> str:
+    """Which run a picture is of."""
+    settings = Settings.from_dict(run.entry("settings"))
+    return f"{settings.label}, {settings.weight_bits} bits, seed {settings.seed}"
+
+
+def _showable(pixels: Tensor) -> np.ndarray:
+    """(N, C, S, S) -> (N, S, S) in grey, (N, S, S, 3) in colour, for imshow."""
+    return (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()

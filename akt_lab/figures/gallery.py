@@ -6,22 +6,16 @@ A new figure is one function that takes runs and returns a `plots.Drawing`, and 
 
 import html
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from akt_lab.analysis import studies
 from akt_lab.analysis.gradients import summarise
-from akt_lab.analysis.kept import bench_of, check_one_bench
+from akt_lab.analysis.kept import check_one_bench
 from akt_lab.analysis.verdicts import page as verdicts_page
-from akt_lab.attention import attention_by_image, channel_attention, spatial_attention
-from akt_lab.errors import AktError, unknown
+from akt_lab.errors import unknown
 from akt_lab.figures.ablations import drawing as draw_ablations
 from akt_lab.figures.accuracy import accuracy_by_bits as draw_accuracy
 from akt_lab.figures.attention import attention_by_bits as draw_attention_by_bits
@@ -37,14 +31,8 @@ from akt_lab.figures.images import images_by_class
 from akt_lab.figures.method import method as draw_method
 from akt_lab.figures.style import Drawing, save, seeds
 from akt_lab.figures.training import training_by_bits as draw_training
-from akt_lab.generator import Generator
-from akt_lab.graph import capture_maps, residual_bodies, trace
-from akt_lab.image_pool import ImagePool
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import load_generator, load_student
 from akt_lab.runs.results import table
-
-SHOWN_BITS = 3  # the bit-width whose student and images are drawn, where it is among the runs
 
 
 def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str = "") -> list[Path]:
@@ -101,101 +89,17 @@ def accuracy_by_bits(runs: Sequence[Run]) -> Drawing:
 
 def training_by_bits(runs: Sequence[Run]) -> Drawing:
     """Student loss above its floor, and gradient norm, through training."""
-    curves = [curve for curve in map(_curves, runs) if not curve.empty]
-    if not curves:
-        raise AktError("training_by_bits needs a run that trained a student: `ptq` alone does not")
-    history = pd.concat(curves, ignore_index=True)
-    return draw_training(history)
-
-
-def _curves(run: Run) -> pd.DataFrame:
-    """The student's steps of one run; the loss is counted from the least value it can take."""
-    history, settings = run.history(), run.record["settings"]
-    if "student/gradient_norm" not in history:
-        return pd.DataFrame()
-    steps = history.dropna(subset=["student/gradient_norm"])
-    terms = [c for c in steps if c.startswith("student/") and c != "student/gradient_norm"]
-    loss = steps[terms].sum(axis=1)
-    if "student/difference_entropy" in terms:  # its least value is -T^2 ln C, not 0
-        shared = "akt" in settings["method"] and settings["variant"] == "paper"
-        weight = 1 - settings["alpha"] if shared else 1.0
-        loss = loss + weight * settings["temperature"] ** 2 * math.log(run.record["classes"])
-    return pd.DataFrame(
-        {
-            "method": settings["method"],
-            "variant": settings["variant"] if "akt" in settings["method"] else "",
-            "bits": settings["weight_bits"],
-            "seed": settings["seed"],
-            "step": range(1, len(steps) + 1),
-            "loss_above_floor": loss.to_numpy(),
-            "gradient_norm": steps["student/gradient_norm"].to_numpy(),
-        }
-    )
+    return draw_training(studies.training(runs).drop(columns=["label", "same"]))
 
 
 def attention_side_by_side(runs: Sequence[Run]) -> Drawing:
     """Spatial and channel attention of teacher and student on real images."""
-    run = _shown(runs)
-    bench, settings = bench_of([run]), run.record["settings"]
-    student, _ = load_student(run, bench)
-    teacher = trace(bench.teacher)
-    layers = residual_bodies(teacher)
-    layer = layers[len(layers) // 2]
-    chosen = [
-        int((bench.labels == label).nonzero()[0]) for label in range(min(4, bench.num_classes))
-    ]
-    inputs = bench.normalise(bench.images[chosen])
-    with torch.inference_mode():
-        maps = []
-        for network in (teacher, student):
-            with capture_maps(network, [layer]) as captured:
-                network(inputs)
-            maps.append(captured[layer])
-    size = maps[0].shape[-2:]
-    return draw_attention(
-        _showable(bench.pixels(inputs)),
-        [spatial_attention(m).view(-1, *size).numpy() for m in maps],
-        [channel_attention(m).numpy() for m in maps],
-        attention_by_image(*maps),
-        [bench.classes[int(bench.labels[i])] for i in chosen],
-        f"Layer {layer} of {bench.name}, {_about(settings)}, after training",
-    )
+    return draw_attention(**vars(studies.side_by_side(runs)))
 
 
 def synthetic_images(runs: Sequence[Run]) -> Drawing:
     """Images of every class from a run's generator."""
-    run = _shown(runs)
-    bench, settings = bench_of([run]), run.record["settings"]
-    classes = min(10, bench.num_classes)
-    images, y = _of_classes(load_generator(run, bench), classes, 10)
-    columns = len(y) // classes
-    with torch.inference_mode():
-        probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
-    pixels = _showable(bench.pixels(images))
-    return images_by_class(
-        pixels.reshape(classes, columns, *pixels.shape[1:]),
-        bench.classes[:classes],
-        probability.view(classes, columns).numpy(),
-        title=f"Synthetic images for {bench.name}: {_about(settings)}",
-    )
-
-
-@torch.inference_mode()
-def _of_classes(source: Generator | ImagePool, classes: int, count: int) -> tuple[Tensor, Tensor]:
-    """Images of each class, and the classes; of a pool as many as every class has there.
-
-    Raises:
-        AktError: if the pool has none of some class.
-    """
-    if isinstance(source, Generator):
-        y = torch.arange(classes).repeat_interleave(count)
-        z, _ = source.draw(len(y), torch.Generator().manual_seed(0))
-        return source(z, y), y
-    count = min(count, int(source.labels.bincount(minlength=classes)[:classes].min()))
-    if not count:
-        raise AktError("this run's pool is too small to show: it has no image of some class")
-    chosen = torch.cat([(source.labels == c).nonzero()[:count, 0] for c in range(classes)])
-    return source.images[chosen], source.labels[chosen]
+    return images_by_class(**vars(studies.synthetic_images(runs)))
 
 
 def gradients_by_bits(runs: Sequence[Run]) -> Drawing:
@@ -289,30 +193,3 @@ FIGURES: dict[str, Callable[[Sequence[Run]], Drawing]] = {
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
 
 OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of its own
-
-
-def _about(settings: Mapping[str, Any]) -> str:
-    """Which run a picture is of."""
-    name = studies.of_variant(settings)
-    return f"{name}, {settings['weight_bits']} bits, seed {settings['seed']}"
-
-
-def _shown(runs: Sequence[Run]) -> Run:
-    """The run whose student and images are drawn: AKT's at 3 bits, or the nearest to it."""
-
-    def rank(run: Run) -> tuple[bool, bool, int]:
-        record = run.record
-        settings = record["settings"]
-        unfinished = record.get("status") != "done"
-        return (
-            unfinished,
-            "akt" not in settings["method"],
-            abs(settings["weight_bits"] - SHOWN_BITS),
-        )
-
-    return min(runs, key=rank)
-
-
-def _showable(pixels: torch.Tensor) -> np.ndarray:
-    """(N, C, S, S) -> (N, S, S) in grey, (N, S, S, 3) in colour, for imshow."""
-    return (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()

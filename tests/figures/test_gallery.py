@@ -149,8 +149,8 @@ def test_studies_lie_in_the_folder_that_holds_all_runs(tmp_path):
 def test_a_pool_s_images_stand_in_the_row_of_their_class():
     labels = torch.tensor([2, 0, 1, 0, 2, 1, 0])
     images = labels.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).float()
-    shown, y = gallery._of_classes(ImagePool(images, labels, augment=False), 3, 10)
+    shown, y = studies._of_classes(ImagePool(images, labels, augment=False), 3, 10)
     assert y.tolist() == [0, 0, 1, 1, 2, 2]  # as many as the rarest class has
     assert (shown[:, 0, 0, 0] == y).all()
     with pytest.raises(AktError, match="no image of some class"):
-        gallery._of_classes(ImagePool(images, labels, augment=False), 4, 10)
+        studies._of_classes(ImagePool(images, labels, augment=False), 4, 10)
