@@ -99,7 +99,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     cells = pd.DataFrame(
         [_cell(dict(zip(KEY, key, strict=True)), rows, runs) for key, rows in runs.groupby(KEY)]
     )
-    cells["settings"] = _what_differs(cells)
+    cells["settings"] = what_differs(cells, KEY[:-1])
     order = ["bench", "bits", "base", "method", "variant", "student_images"]
     cells = cells.assign(base=cells["method"].str.removesuffix("+akt")).sort_values(order)
     return cells.drop(columns=["same", "base"]).reset_index(drop=True)
@@ -145,11 +145,16 @@ def _gains(
     return gains
 
 
-def _what_differs(cells: pd.DataFrame) -> list[str]:
-    """For cells that look alike, the settings in which they differ; those as usual go unsaid."""
-    alike = cells.groupby(KEY[:-1])["same"].transform(lambda same: json.dumps(sorted(set(same))))
+def what_differs(cells: pd.DataFrame, alike: Sequence[str]) -> list[str]:
+    """For rows that look alike, the settings in which they differ; those as usual go unsaid.
+
+    Args:
+        cells: with a column `same`; see `results.row`.
+        alike: columns; rows that agree in them look alike.
+    """
+    same = cells.groupby([*alike])["same"].transform(lambda same: json.dumps(sorted(set(same))))
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
-            for s, a in zip(cells["same"], alike, strict=True)]  # fmt: skip
+            for s, a in zip(cells["same"], same, strict=True)]  # fmt: skip
 
 
 def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

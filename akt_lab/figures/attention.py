@@ -9,10 +9,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from akt_lab.figures.style import COLOURS, METHOD_STYLE, STYLE, Drawing, seeds
+from akt_lab.analysis import studies
+from akt_lab.figures.labels import check_alike, on_bench, seeds
+from akt_lab.figures.style import COLOURS, STYLE, Drawing, style_of
+from akt_lab.runs import results
+from akt_lab.runs.folder import Run
 
 
-def attention_side_by_side(
+def attention_side_by_side(runs: Sequence[Run]) -> Drawing:
+    """Spatial and channel attention of teacher and student on real images."""
+    return draw_attention_side_by_side(**vars(studies.side_by_side(runs)))
+
+
+def draw_attention_side_by_side(
     images: np.ndarray,
     spatial: Sequence[np.ndarray],
     channel: Sequence[np.ndarray],
@@ -127,10 +136,18 @@ def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: boo
         axes.set_xlabel("channel", fontsize=9)
 
 
-# ---- attention ----------------------------------------------------------------------------------
+def attention_by_bits(runs: Sequence[Run]) -> Drawing:
+    """How far attention lies apart before and after training.
+
+    Raises:
+        AktError: for runs of several benches, or that cannot be averaged.
+    """
+    about = on_bench(runs, f", {studies.SHOWN} evaluation images.")
+    check_alike(results.table(run for run in runs if run.record.get("status") == "done"))
+    return draw_attention_by_bits(studies.attention(runs), about)
 
 
-def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
+def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     """How far the student's attention is from the teacher's, before and after training.
 
     Args:
@@ -144,7 +161,7 @@ def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     bits = sorted(table["bits"].unique())
     before = {"color": "0.35", "linestyle": ":", "marker": "s"}
     lines = [("before training", False, methods[0], before)]
-    lines += [(f"after {m}", True, m, METHOD_STYLE.get(m, {})) for m in sorted(methods)]
+    lines += [(f"after {m}", True, m, style_of(m)) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
         for axes, part in zip(grid, ("spatial", "channel"), strict=True):
