@@ -68,6 +68,7 @@ def draw_ablations(found: pd.DataFrame, images: int) -> Drawing:
             axes.plot(shown[value], below, ".", color="0.45", markersize=4)
             axes.grid(axis="y", visible=False)
             axes.set_ylabel("")
+        panels[0].set_ylim(len(changes) - 0.5, -0.5)
         panels[0].set_xlim(right=min(100.5, panels[0].get_xlim()[1]))  # an interval may reach past
         panels[0].set_xlabel("top-1 accuracy after the last epoch (%)")
         panels[1].axvline(0, color="0.4", linestyle="--", linewidth=1)

@@ -52,7 +52,9 @@ def draw_accuracy_by_bits(table: pd.DataFrame) -> Drawing:
             color="0.3",
             fontsize=9,
         )
-        offsets = np.linspace(-0.04, 0.04, len(lines))  # so that no bar hides another
+        few = len(lines) <= 4
+        apart = 0.01 * max(4, len(lines))
+        offsets = np.linspace(-apart, apart, len(lines))  # so that no bar hides another
         for offset, (name, rows, style) in zip(offsets, lines, strict=True):
             by_bits = rows.groupby("bits")["accuracy"]
             mean = by_bits.mean()
@@ -71,13 +73,15 @@ def draw_accuracy_by_bits(table: pd.DataFrame) -> Drawing:
         )  # fmt: skip
         axes.set_xticks(sorted(table["bits"].unique()))
         axes.margins(x=0.05 if table["bits"].nunique() > 1 else 2)
-        axes.legend(loc="lower right", frameon=False)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        axes.legend(frameon=False, **({"loc": "lower right"} if few else beside))
     listed = "; ".join(
         f"{name}: " + ", ".join(f"{a:.1f}% at {bits} bits" for bits, a in means.items())
         for name, rows, _ in lines
         for means in [rows.groupby("bits")["accuracy"].mean()]
     )
-    lost = " Of runs that diverged: the last evaluation before." if "failed" in {*measured["status"]} else ""
+    failed = "failed" in set(measured["status"])
+    lost = " Of runs that diverged: the last evaluation before." if failed else ""
     return Drawing(
         figure,
         table.drop(columns=["label", "same"]),

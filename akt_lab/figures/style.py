@@ -39,10 +39,10 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
 
 VARIANT_STYLE: Mapping[str, dict[str, Any]] = {
     "code": {"marker": "x", "linestyle": "-."},
-    "published": {"marker": "+", "linestyle": (0, (1, 1))},
+    "published": {"marker": "*", "linestyle": (0, (1, 1))},
 }
 
-NEW_MARKERS = "d*H8123"  # of methods that METHOD_STYLE does not know; with ten colours, seventy
+NEW_MARKERS = "dH8spv^"  # of methods that METHOD_STYLE does not know; with ten colours, seventy
 
 STYLE: Any = {
     "figure.dpi": 110,

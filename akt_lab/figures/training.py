@@ -1,6 +1,7 @@
 """Training as curves: losses and gradient norms by step, accuracy by images seen."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -50,7 +51,7 @@ def draw_training_by_bits(history: pd.DataFrame) -> Drawing:
             for axes, (quantity, label) in zip(grid[:, column], rows_shown, strict=True):
                 _lines_by_bits(axes, history[history["name"] == method], quantity)
                 axes.set(yscale="log", ylabel=label if column == 0 else "")
-            grid[0, column].set_title(method)
+            grid[0, column].set_title(fill(method, 30))
             grid[1, column].set_xlabel("student step")
         legend = {line.get_label(): line for axes in grid[0] for line in axes.get_lines()}
         bits = [f"{b} bits" for b in sorted(history["bits"].unique())]
@@ -113,28 +114,26 @@ def curves(lines: Sequence[Line]) -> Drawing:
     """
     panel = ["bench", "bits", "teacher"]
     found = named(evaluations(lines), [*panel, "label"])
-    panels = list(found.groupby(panel, sort=False).groups)
-    legend, listed = {}, []
+    panels, listed = found.groupby(panel, sort=False), []
+    tall = 3.4 + 0.22 * panels["name"].nunique().max()  # with the legend
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            1, len(panels), figsize=(1.2 + 5.2 * len(panels), 4.3), squeeze=False,
+            1, len(panels), figsize=(1.2 + 5.2 * len(panels), tall), squeeze=False,
             layout="constrained",
         )  # fmt: skip
-        for name, line, style in by_line(found):
-            for where, rows in line.groupby(panel, sort=False):
-                axes = grid[0, panels.index(where)]
-                for _, run in rows.groupby("seed"):
+        for axes, ((bench, bits, teacher), rows) in zip(grid[0], panels, strict=True):
+            for name, line, style in by_line(rows):
+                for _, run in line.groupby("seed"):
                     axes.plot(run["images"], run["accuracy"], color=style["color"], alpha=0.25,
                               linewidth=0.8)  # fmt: skip
-                mean = rows.groupby("images")["accuracy"].mean()
-                (legend[name],) = axes.plot(mean.index, mean, label=name, **style)
-                last = rows.groupby("seed").tail(1)["accuracy"].mean()
-                listed.append(f"{name} {last:.1f}% ({', '.join(map(str, where[:2]))})")
-        for axes, (bench, bits, teacher) in zip(grid[0], panels, strict=True):
+                mean = line.groupby("images")["accuracy"].mean()
+                axes.plot(mean.index, mean, label=fill(name, 60), **style)
+                last = line.groupby("seed").tail(1)["accuracy"].mean()
+                listed.append(f"{name} {last:.1f}% ({bench}, {bits})")
             axes.set(title=f"{bench}, {bits}, teacher {teacher:.2f}%",
                      xlabel="images that the student was trained on")  # fmt: skip
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
         grid[0, 0].set_ylabel("top-1 accuracy (%)")
-        figure.legend(legend.values(), legend, loc="outside lower center", ncols=3, frameon=False)
     return Drawing(
         figure,
         found.drop(columns=["label", "same"]),
