@@ -115,7 +115,7 @@ def curves(lines: Sequence[Line]) -> Drawing:
     panel = ["bench", "bits", "teacher"]
     found = named(evaluations(lines), [*panel, "label"])
     panels, listed = found.groupby(panel, sort=False), []
-    tall = 3.4 + 0.22 * panels["name"].nunique().max()  # with the legend
+    tall = 3.6 + 0.22 * panels["name"].nunique().max()  # with the legend
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             1, len(panels), figsize=(1.2 + 5.2 * len(panels), tall), squeeze=False,
@@ -132,7 +132,8 @@ def curves(lines: Sequence[Line]) -> Drawing:
                 listed.append(f"{name} {last:.1f}% ({bench}, {bits})")
             axes.set(title=f"{bench}, {bits}, teacher {teacher:.2f}%",
                      xlabel="images that the student was trained on")  # fmt: skip
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+            axes.legend(frameon=False, **below)
         grid[0, 0].set_ylabel("top-1 accuracy (%)")
     return Drawing(
         figure,

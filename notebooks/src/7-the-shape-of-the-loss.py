@@ -110,9 +110,10 @@ for name, network in networks.items():
 surfaces = pd.concat(tables, ignore_index=True)
 
 # %%
-from akt_lab.figures import style as analysis_plots
+from akt_lab.figures.curvature import draw_loss_surface
+from akt_lab.figures.error_cost import draw_error_cost
 
-drawn = analysis_plots.loss_surface(surfaces, f"{IMAGES} synthetic images.")
+drawn = draw_loss_surface(surfaces, f"{IMAGES} synthetic images.")
 show(
     drawn.figure,
     alt=drawn.alt,
@@ -433,7 +434,7 @@ for layer in residual_bodies(teacher):
 costs = pd.concat(tables, ignore_index=True)
 
 # %%
-drawn = analysis_plots.error_cost(costs, f"{len(few)} synthetic images.")
+drawn = draw_error_cost(costs, f"{len(few)} synthetic images.")
 show(
     drawn.figure,
     alt=drawn.alt,
