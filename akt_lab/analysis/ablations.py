@@ -48,14 +48,6 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
-_NAMES = {_slug(name): name for name in CHANGES}
-
-
-def change_of(run: Run) -> str | None:
-    """Which of `CHANGES` a run of `jobs` is; None for any other run."""
-    return _NAMES.get(run.folder.name.rsplit("-", 2)[0])
-
-
 def table(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run that ended: change, bits, seed, accuracy in percent, and `gain` in points.
 
@@ -64,9 +56,10 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         AktError: if none of the runs is one of `jobs`.
     """
+    names = {_slug(name): name for name in CHANGES}
     rows = []
     for run in runs:
-        change = change_of(run)
+        change = names.get(run.folder.name.rsplit("-", 2)[0])
         if change and run.record.get("status") == "done":
             s = run.record["settings"]
             about = {"change": change, "bits": s["weight_bits"], "seed": s["seed"]}

@@ -8,40 +8,24 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from akt_lab.analysis.ablations import CHANGES, change_of, table
+from akt_lab.analysis.ablations import CHANGES, table
 from akt_lab.analysis.intervals import mean_interval
-from akt_lab.errors import AktError
-from akt_lab.figures.labels import check_alike
 from akt_lab.figures.style import STYLE, Drawing, style_of
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 
-ONE_EACH = ("bench", "teacher", "images", "bits", "act_bits", "epochs", "steps", "batch_size")
-
 
 def ablations(runs: Sequence[Run]) -> Drawing:
-    """Accuracy of each change, and what it gains over the student without features.
-
-    Raises:
-        AktError: if none of the runs is an ablation, or they differ in more than seed and change.
-    """
+    """Accuracy of each change, and what it gains over the student without features."""
     found = table(runs)
-    compared = results.table(runs).assign(label=[change_of(run) for run in runs])
-    compared = compared[compared["label"].notna() & (compared["status"] == "done")]
-    for name in ONE_EACH:
-        if compared[name].nunique() > 1:
-            values = ", ".join(map(str, compared[name].unique()))
-            raise AktError(f"these ablations are of several {name} ({values}): "
-                           "name a folder of one by --runs")  # fmt: skip
-    check_alike(compared)
-    return draw_ablations(found, int(compared["images"].iloc[0]))
+    return draw_ablations(found, int(results.table(runs)["images"].dropna().iloc[0]))
 
 
 def draw_ablations(found: pd.DataFrame, images: int) -> Drawing:
     """A dot and its 95% interval for each change: its accuracy, and its gain.
 
     Args:
-        found: what `analysis.ablations.table` returns, of one bit-width.
+        found: what `analysis.ablations.table` returns.
         images: that accuracies were measured on.
     """
     changes = [name for name in CHANGES if name in set(found["change"])]

@@ -34,7 +34,7 @@ def named(table: pd.DataFrame, alike: Sequence[str] = ("label",)) -> pd.DataFram
 def _off_axis(same: str) -> str:
     """Without bits, which are an axis: of weights and, unless it is said here, of activations."""
     values = json.loads(same)
-    weights, activations = values.pop("weight_bits"), values.pop("act_bits")
+    weights, activations = (values.pop(name, None) for name in ("weight_bits", "act_bits"))
     if weights != activations:
         values["activations"] = f"{activations} bits"
     return json.dumps(values)
