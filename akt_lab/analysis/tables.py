@@ -152,7 +152,8 @@ def what_differs(cells: pd.DataFrame, alike: Sequence[str]) -> list[str]:
         cells: with a column `same`; see `results.row`.
         alike: columns; rows that agree in them look alike.
     """
-    same = cells.groupby([*alike])["same"].transform(lambda same: json.dumps(sorted(set(same))))
+    groups = cells.groupby([*alike], dropna=False)["same"]
+    same = groups.transform(lambda same: json.dumps(sorted(set(same))))
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
             for s, a in zip(cells["same"], same, strict=True)]  # fmt: skip
 
