@@ -43,15 +43,8 @@ def draw_accuracy_by_bits(table: pd.DataFrame) -> Drawing:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.0))
         axes.axhline(teacher, color="0.3", linewidth=1)
-        axes.annotate(
-            f"teacher, full precision: {teacher:.1f}%",
-            (0.02, teacher),
-            (0, 4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color="0.3",
-            fontsize=9,
-        )
+        axes.text(0.02, teacher, f"teacher, full precision: {teacher:.1f}%\n", color="0.3",
+                  fontsize=9, va="center", transform=axes.get_yaxis_transform())  # fmt: skip
         few = len(lines) <= 4
         apart = 0.01 * max(4, len(lines))
         offsets = np.linspace(-apart, apart, len(lines))  # so that no bar hides another

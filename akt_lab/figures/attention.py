@@ -69,19 +69,12 @@ def draw_attention_side_by_side(
         for panel, heading in zip(grid[0, :4], headings[:4], strict=True):
             panel.set_title(heading)
         grid[0, 4].set_title(headings[4], loc="left")
-        grid[0, 4].legend(
-            loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=8
-        )
-        figure.colorbar(
-            seen,
-            ax=grid[:, 1:3],
-            shrink=0.6,
-            location="bottom",
-            label="spatial attention (unit length)",
-        )
-        bar = figure.colorbar(
-            signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference"
-        )
+        above: Any = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
+        grid[0, 4].legend(ncols=2, frameon=False, fontsize=8, **above)
+        figure.colorbar(seen, ax=grid[:, 1:3], shrink=0.6, location="bottom",
+                        label="spatial attention (unit length)")  # fmt: skip
+        bar = figure.colorbar(signed, ax=grid[:, 3], shrink=0.9, location="bottom",
+                              label="difference")  # fmt: skip
         bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
         figure.suptitle(title, fontsize=11)
     data = pd.concat(
@@ -126,9 +119,8 @@ def _long(labels: Sequence[str], part: str, teacher: Any, student: Any) -> pd.Da
 def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
     places = np.arange(len(teacher))
     axes.bar(places - 0.2, teacher, 0.4, color=COLOURS[0], label="teacher")
-    axes.bar(
-        places + 0.2, student, 0.4, color=COLOURS[1], label="student", hatch="//", edgecolor="w"
-    )
+    hatched: Any = {"hatch": "//", "edgecolor": "w"}
+    axes.bar(places + 0.2, student, 0.4, color=COLOURS[1], label="student", **hatched)
     axes.set_ylabel("weight", fontsize=8)
     axes.set_ylim(top=1.18 * max(teacher.max(), student.max()))  # room for the number
     axes.tick_params(labelsize=8)

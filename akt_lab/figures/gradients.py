@@ -185,11 +185,7 @@ def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
         axes.set(yscale="log", ylabel="norm of the gradient, median over steps")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     norms = table.groupby(["gradient", "ranges", "observed", "bits"])["norm"].median()
-    rules = [
-        ("identity", "ema", 10),
-        ("identity", "ema_legacy", 20),
-        ("identity", "ema_legacy", 800),
-    ]
+    rules = [rule for rule in RULE_STYLE if rule[0] == "identity"]
     listed = "; ".join(
         f"at {b} bits " + ", ".join(f"{norms[(*rule, b)]:.3g}" for rule in rules) for b in (8, 3)
     )

@@ -39,14 +39,9 @@ def draw_training_by_bits(history: pd.DataFrame) -> Drawing:
     history = named(history).drop(columns=["label", "same"])
     methods = list(dict.fromkeys(history["name"]))
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            2,
-            len(methods),
-            figsize=((3.6 if len(methods) < 4 else 2.3) * len(methods), 5.4),
-            sharex=True,
-            sharey="row",
-            squeeze=False,
-        )
+        wide = (3.6 if len(methods) < 4 else 2.3) * len(methods)
+        figure, grid = plt.subplots(2, len(methods), figsize=(wide, 5.4), sharex=True,
+                                    sharey="row", squeeze=False)  # fmt: skip
         for column, method in enumerate(methods):
             for axes, (quantity, label) in zip(grid[:, column], rows_shown, strict=True):
                 _lines_by_bits(axes, history[history["name"] == method], quantity)
