@@ -34,7 +34,8 @@ def named(table: pd.DataFrame, alike: Sequence[str] = ("label",)) -> pd.DataFram
 def _off_axis(same: str) -> str:
     """Without bits, which are an axis: of weights and, unless it is said here, of activations."""
     values = json.loads(same)
-    weights, activations = (values.pop(name, None) for name in ("weight_bits", "act_bits"))
+    values.pop("student_images", None)  # it follows from the rest
+    weights, activations = (values.pop(name, 0) for name in ("weight_bits", "act_bits"))
     if weights != activations:
         values["activations"] = f"{activations} bits"
     return json.dumps(values)

@@ -1,9 +1,16 @@
 """Runs of which only what figures read is there: record and history."""
 
+import matplotlib.pyplot as plt
 import pytest
 
 from akt_lab.benches import BenchSpec
 from akt_lab.runs.folder import Run
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
