@@ -95,7 +95,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         _cell(dict(zip(KEY, key, strict=True)), rows, runs)
         for key, rows in runs.groupby(KEY, dropna=False)
     )
-    cells["settings"] = _what_differs(cells)
+    cells["settings"] = what_differs(cells, KEY[:-1])
     order = ["bench", "bits", "base", "method", "variant", "student_images"]
     base = [get_method(method).plain for method in cells["method"]]
     cells = cells.assign(base=base).sort_values(order)
@@ -143,13 +143,17 @@ def _gains(
     return gains
 
 
-def _what_differs(cells: pd.DataFrame) -> list[str]:
-    """For cells that look alike, the settings in which they differ; those as usual go unsaid."""
-    alike = cells.groupby(KEY[:-1], dropna=False)["same"].transform(
-        lambda same: json.dumps(sorted(set(same)))
-    )
+def what_differs(cells: pd.DataFrame, alike: Sequence[str]) -> list[str]:
+    """For rows that look alike, the settings in which they differ; those as usual go unsaid.
+
+    Args:
+        cells: with a column `same`; see `results.row`.
+        alike: columns; rows that agree in them look alike.
+    """
+    groups = cells.groupby([*alike], dropna=False)["same"]
+    same = groups.transform(lambda same: json.dumps(sorted(set(same))))
     return [_differing(json.loads(s), list(map(json.loads, json.loads(a))))
-            for s, a in zip(cells["same"], alike, strict=True)]  # fmt: skip
+            for s, a in zip(cells["same"], same, strict=True)]  # fmt: skip
 
 
 def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

@@ -1,29 +1,57 @@
 """What each piece of AKT does, as a picture."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 
 from akt_lab.analysis.ablations import CHANGES, table
 from akt_lab.analysis.intervals import mean_interval
-from akt_lab.figures.style import METHOD_STYLE, STYLE, Drawing
+from akt_lab.figures.style import STYLE, Drawing, style_of
+from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 
 
-def drawing(runs: Sequence[Run]) -> Drawing:
+def ablations(runs: Sequence[Run]) -> Drawing:
     """Accuracy of each change, and what it gains over the student without features."""
     found = table(runs)
+    return draw_ablations(found, int(results.table(runs)["images"].dropna().iloc[0]))
+
+
+def draw_ablations(found: pd.DataFrame, images: int) -> Drawing:
+    """A dot and its 95% interval for each change: its accuracy, and its gain.
+
+    Args:
+        found: what `analysis.ablations.table` returns.
+        images: that accuracies were measured on.
+    """
     changes = [name for name in CHANGES if name in set(found["change"])]
     bits, seeds = found["bits"].iloc[0], found["seed"].nunique()
+    without = found["change"].str.contains("neither")
+    shown = found.assign(gain=found["gain"].mask(without), label="adadfq+akt")
+    shown.loc[without, "label"] = "adadfq"
+    look = {label: style_of(label) for label in dict.fromkeys(shown["label"])}
+    marks: Any = {
+        "hue": "label", "palette": {label: style["color"] for label, style in look.items()},
+        "markers": [style["marker"] for style in look.values()], "linestyle": "none",
+    }  # fmt: skip
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             1, 2, figsize=(9, 0.9 + 0.32 * len(changes)), sharey=True, layout="constrained"
         )
-        for axes, value in zip(panels, ("accuracy", "gain"), strict=True):
-            _panel(axes, found, changes, value)
-        panels[0].set_yticks(range(len(changes)), changes)
+        for axes, value, grain in zip(panels, ("accuracy", "gain"), (1, math.sqrt(2)), strict=True):
+            sns.pointplot(
+                shown, x=value, y="change", order=changes, ax=axes, legend=False, markersize=6,
+                errorbar=lambda v, grain=grain: mean_interval([*v], 100 * grain / images)[1:],
+                capsize=0.25, err_kws={"linewidth": 1.5}, **marks,
+            )  # fmt: skip
+            below = shown["change"].map(changes.index) + 0.25
+            axes.plot(shown[value], below, ".", color="0.45", markersize=4)
+            axes.grid(axis="y", visible=False)
+            axes.set_ylabel("")
         panels[0].set_ylim(len(changes) - 0.5, -0.5)
         panels[0].set_xlim(right=min(100.5, panels[0].get_xlim()[1]))  # an interval may reach past
         panels[0].set_xlabel("top-1 accuracy after the last epoch (%)")
@@ -44,17 +72,3 @@ def drawing(runs: Sequence[Run]) -> Drawing:
             "said. Many changes are compared: some interval misses 0 by chance."
         ),
     )
-
-
-def _panel(axes: Axes, found: pd.DataFrame, changes: Sequence[str], value: str) -> None:
-    for place, name in enumerate(changes):
-        values = found.loc[found["change"] == name, value].dropna()
-        if values.empty or (value == "gain" and "neither" in name):
-            continue
-        style = METHOD_STYLE["adadfq" if "neither" in name else "adadfq+akt"]
-        mean, _, high = mean_interval(list(values))
-        bar = None if high != high else high - mean
-        marks = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
-        axes.errorbar(mean, place, xerr=bar, capsize=3, **marks)
-        axes.plot(values, [place + 0.25] * len(values), ".", color="0.45", markersize=4)
-    axes.grid(axis="y", visible=False)

@@ -9,10 +9,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from akt_lab.figures.style import COLOURS, METHOD_STYLE, STYLE, Drawing, seeds
+from akt_lab.analysis import studies
+from akt_lab.figures.labels import check_alike, on_bench, seeds
+from akt_lab.figures.style import COLOURS, STYLE, Drawing, style_of
+from akt_lab.runs import results
+from akt_lab.runs.folder import Run
 
 
-def attention_side_by_side(
+def attention_side_by_side(runs: Sequence[Run]) -> Drawing:
+    """Spatial and channel attention of teacher and student on real images."""
+    return draw_attention_side_by_side(**vars(studies.side_by_side(runs)))
+
+
+def draw_attention_side_by_side(
     images: np.ndarray,
     spatial: Sequence[np.ndarray],
     channel: Sequence[np.ndarray],
@@ -60,19 +69,12 @@ def attention_side_by_side(
         for panel, heading in zip(grid[0, :4], headings[:4], strict=True):
             panel.set_title(heading)
         grid[0, 4].set_title(headings[4], loc="left")
-        grid[0, 4].legend(
-            loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=8
-        )
-        figure.colorbar(
-            seen,
-            ax=grid[:, 1:3],
-            shrink=0.6,
-            location="bottom",
-            label="spatial attention (unit length)",
-        )
-        bar = figure.colorbar(
-            signed, ax=grid[:, 3], shrink=0.9, location="bottom", label="difference"
-        )
+        above: Any = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
+        grid[0, 4].legend(ncols=2, frameon=False, fontsize=8, **above)
+        figure.colorbar(seen, ax=grid[:, 1:3], shrink=0.6, location="bottom",
+                        label="spatial attention (unit length)")  # fmt: skip
+        bar = figure.colorbar(signed, ax=grid[:, 3], shrink=0.9, location="bottom",
+                              label="difference")  # fmt: skip
         bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
         figure.suptitle(title, fontsize=11)
     data = pd.concat(
@@ -117,9 +119,8 @@ def _long(labels: Sequence[str], part: str, teacher: Any, student: Any) -> pd.Da
 def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: bool) -> None:
     places = np.arange(len(teacher))
     axes.bar(places - 0.2, teacher, 0.4, color=COLOURS[0], label="teacher")
-    axes.bar(
-        places + 0.2, student, 0.4, color=COLOURS[1], label="student", hatch="//", edgecolor="w"
-    )
+    hatched: Any = {"hatch": "//", "edgecolor": "w"}
+    axes.bar(places + 0.2, student, 0.4, color=COLOURS[1], label="student", **hatched)
     axes.set_ylabel("weight", fontsize=8)
     axes.set_ylim(top=1.18 * max(teacher.max(), student.max()))  # room for the number
     axes.tick_params(labelsize=8)
@@ -127,10 +128,18 @@ def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: boo
         axes.set_xlabel("channel", fontsize=9)
 
 
-# ---- attention ----------------------------------------------------------------------------------
+def attention_by_bits(runs: Sequence[Run]) -> Drawing:
+    """How far attention lies apart before and after training.
+
+    Raises:
+        AktError: for runs of several benches, or that cannot be averaged.
+    """
+    about = on_bench(runs, f", {studies.SHOWN} evaluation images.")
+    check_alike(results.table(run for run in runs if run.record.get("status") == "done"))
+    return draw_attention_by_bits(studies.attention(runs), about)
 
 
-def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
+def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     """How far the student's attention is from the teacher's, before and after training.
 
     Args:
@@ -144,7 +153,7 @@ def attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     bits = sorted(table["bits"].unique())
     before = {"color": "0.35", "linestyle": ":", "marker": "s"}
     lines = [("before training", False, methods[0], before)]
-    lines += [(f"after {m}", True, m, METHOD_STYLE.get(m, {})) for m in sorted(methods)]
+    lines += [(f"after {m}", True, m, style_of(m)) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
         for axes, part in zip(grid, ("spatial", "channel"), strict=True):

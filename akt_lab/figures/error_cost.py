@@ -1,13 +1,16 @@
 """What the parts of a feature map's rounding error cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from akt_lab.analysis import studies
+from akt_lab.figures.labels import on_bench
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, lines
+from akt_lab.runs.folder import Run
 
 PART_STYLE: Mapping[str, dict[str, Any]] = {
     "spatial": {"color": COLOURS[0], "marker": "o", "linestyle": "-", "label": "spatial part"},
@@ -16,10 +19,13 @@ PART_STYLE: Mapping[str, dict[str, Any]] = {
 }
 
 
-# ---- second order -------------------------------------------------------------------------------
+def error_cost(runs: Sequence[Run]) -> Drawing:
+    """What the parts of a feature map's rounding error cost."""
+    about = f", one batch of {studies.COST_IMAGES} synthetic images, one seed."
+    return draw_error_cost(studies.error_cost(runs), on_bench(runs, about))
 
 
-def error_cost(found: pd.DataFrame, about: str) -> Drawing:
+def draw_error_cost(found: pd.DataFrame, about: str) -> Drawing:
     """Which part of a feature map's rounding error is the costly one?
 
     Args:

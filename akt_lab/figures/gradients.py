@@ -1,15 +1,19 @@
-"""Figures of gradients, from the tables of `studies`."""
+"""Figures of gradients: by bits, by layer, and under other rules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.ticker import NullLocator
 
-from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT
+from akt_lab.analysis import studies
+from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT, summarise
+from akt_lab.figures.labels import on_bench, seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, all_equal, lines
+from akt_lab.runs.folder import Run
 
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
     "ce": {"color": COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
@@ -37,7 +41,13 @@ RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
 TICKS = (1, 2, 5, 10, 20, 50)
 
 
-def gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
+def gradients_by_bits(runs: Sequence[Run]) -> Drawing:
+    """Size, bursts and direction of the student's gradient by bits and loss."""
+    found = studies.gradients(runs)
+    return draw_gradients_by_bits(summarise(found), _about(runs, found))
+
+
+def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     """Do gradients explode? Size, bursts and direction by bits, one line a loss.
 
     Args:
@@ -98,7 +108,13 @@ def gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
+def gradients_by_layer(runs: Sequence[Run]) -> Drawing:
+    """Where gradients grow as bits fall."""
+    found = studies.gradients(runs)
+    return draw_gradients_by_layer(found, _about(runs, found, over_steps=True))
+
+
+def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     """Where gradients grow: layers against bits, one panel a loss.
 
     Args:
@@ -124,16 +140,14 @@ def gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
                 index="layer", columns="bits", values="relative"
             )
             cells = np.log10(cells.loc[layers, sorted(cells.columns, reverse=True)])
-            image = axes.imshow(
-                cells, aspect="auto", cmap="cividis", vmin=values.min(), vmax=values.max()
-            )
-            axes.set_title(LOSS_STYLE[loss]["label"])
-            axes.set_xticks(range(cells.shape[1]), [str(b) for b in cells.columns])
-            axes.set_xlabel("bits")
-        grid[0, 0].set_yticks(range(len(layers)), layers, fontsize=8)
+            sns.heatmap(cells, ax=axes, cmap="cividis", vmin=values.min(), vmax=values.max(),
+                        cbar=False, yticklabels=True)  # fmt: skip
+            axes.set(title=LOSS_STYLE[loss]["label"], ylabel="")
+            axes.tick_params(axis="y", labelsize=8)
         figure.colorbar(
-            image, ax=grid, label="log10 of gradient norm / weight norm (median over steps)"
-        )
+            grid[0, 0].collections[0], ax=grid,
+            label="log10 of gradient norm / weight norm (median over steps)",
+        )  # fmt: skip
     worst = table[table["loss"] == "kd"].sort_values("relative").iloc[-1]
     return Drawing(
         figure,
@@ -150,7 +164,13 @@ def gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
+def gradient_suspects(runs: Sequence[Run]) -> Drawing:
+    """The straight-through rule and the faulty ranges as causes of large gradients."""
+    found = studies.gradients(runs)
+    return draw_gradient_suspects(summarise(found), _about(runs, found))
+
+
+def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
     """How much of a large gradient is the straight-through rule's, or the faulty ranges'?
 
     Args:
@@ -165,11 +185,7 @@ def gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
         axes.set(yscale="log", ylabel="norm of the gradient, median over steps")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     norms = table.groupby(["gradient", "ranges", "observed", "bits"])["norm"].median()
-    rules = [
-        ("identity", "ema", 10),
-        ("identity", "ema_legacy", 20),
-        ("identity", "ema_legacy", 800),
-    ]
+    rules = [rule for rule in RULE_STYLE if rule[0] == "identity"]
     listed = "; ".join(
         f"at {b} bits " + ", ".join(f"{norms[(*rule, b)]:.3g}" for rule in rules) for b in (8, 3)
     )
@@ -187,3 +203,13 @@ def gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
             "has the gradient of none; after the papers' 800 the error is gone."
         ),
     )
+
+
+def _about(runs: Sequence[Run], found: pd.DataFrame, over_steps: bool = False) -> str:
+    """For a caption: how the gradients were found, and what is shown of them."""
+    several = found["seed"].nunique() > 1
+    bars = "median and, as bars, the least and the largest of " if several else ""
+    shown = "Median over steps, " if over_steps else f"Shown: {bars}"
+    steps = f"{found['step'].nunique()} steps on the same synthetic images"
+    start = ": every student starts as its teacher and takes"
+    return on_bench(runs, f"{start} {steps}. {shown}{seeds(found)}.")

@@ -7,10 +7,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from akt_lab.analysis import studies
 from akt_lab.figures.style import STYLE, Drawing
+from akt_lab.runs.folder import Run
 
 
-def images_by_class(
+def synthetic_images(runs: Sequence[Run]) -> Drawing:
+    """Images of every class from a run's generator."""
+    return draw_synthetic_images(**vars(studies.synthetic_images(runs)))
+
+
+def draw_synthetic_images(
     images: np.ndarray, classes: Sequence[str], confidence: np.ndarray, title: str
 ) -> Drawing:
     """Synthetic images, a row a class.

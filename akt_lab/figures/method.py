@@ -1,5 +1,6 @@
 """The method as drawings of our own: who sees what, and what the student learns from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from akt_lab.figures.style import COLOURS, STYLE, Drawing
+from akt_lab.runs.folder import Run
 
 FROZEN, LEARNS, LOSS = COLOURS[0], COLOURS[1], "0.25"
 
@@ -42,7 +44,7 @@ ARROWS = (
 )  # fmt: skip
 
 
-def method() -> Drawing:
+def method(_: Sequence[Run] = ()) -> Drawing:
     """One training step: 1 decomposition, 2 refined feature distillation, 3 knowledge transfer."""
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, axes = plt.subplots(figsize=(13.2, 4.2), layout="constrained")

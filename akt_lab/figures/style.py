@@ -4,6 +4,7 @@ A figure cannot be saved without the text that stands in for it.
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from akt_lab.errors import AktError
+from akt_lab.methods import METHODS
 
 COLOURS = sns.color_palette("colorblind")
 
@@ -34,6 +36,13 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "adadfq+akt code": {"color": COLOURS[3], "marker": "X", "linestyle": "-."},
     "gdfq+akt code": {"color": COLOURS[6], "marker": "P", "linestyle": "-."},
 }
+
+VARIANT_STYLE: Mapping[str, dict[str, Any]] = {
+    "code": {"marker": "x", "linestyle": "-."},
+    "published": {"marker": "*", "linestyle": (0, (1, 1))},
+}
+
+NEW_MARKERS = "dH8spv^"  # of methods that METHOD_STYLE does not know; with ten colours, seventy
 
 STYLE: Any = {
     "figure.dpi": 110,
@@ -67,25 +76,28 @@ def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
     if not drawing.alt.strip() or not drawing.caption.strip():
         raise AktError(f"figure {name!r} needs alt text and a caption before it is saved")
     folder.mkdir(parents=True, exist_ok=True)
-    drawing.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    drawing.figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    with plt.rc_context(STYLE):
+        drawing.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+        drawing.figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(drawing.figure)
     drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = {"alt": drawing.alt, "caption": drawing.caption, "command": command}
     (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """With a column `name`: the method, and its variant where it comes in several."""
-    several = table.groupby("method")["variant"].transform("nunique") > 1
-    names = table["method"].where(~several, table["method"] + " " + table["variant"])
-    return table.assign(name=names)
+def style_of(label: str) -> dict[str, Any]:
+    """Colour, marker and dash of runs by their `Settings.label`; a new method has its own, too.
 
-
-def seeds(table: pd.DataFrame) -> str:
-    """How many, in words."""
-    count = table["seed"].nunique()
-    return "one seed" if count == 1 else f"{count} seeds"
+    A variant of AKT has its method's colour, where nothing else is said.
+    """
+    method, _, variant = label.partition(" ")
+    style = METHOD_STYLE.get(label) or METHOD_STYLE.get(method)
+    if style is None:
+        new = [name for name in METHODS if name not in METHOD_STYLE]
+        place = new.index(method) if method in new else zlib.crc32(method.encode())
+        style = {"color": COLOURS[(8 + place) % 10], "marker": NEW_MARKERS[place % 7]}
+        style["linestyle"] = "-" if method.endswith("+akt") else "--"
+    return {**style, **({} if label in METHOD_STYLE else VARIANT_STYLE.get(variant, {}))}
 
 
 def bit_name(bits: int) -> str:

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from akt_lab.figures.style import METHOD_STYLE, STYLE, Drawing
+from akt_lab.figures.style import STYLE, Drawing, style_of
 
 ROW = 0.3  # inches a cell
 
@@ -60,9 +60,7 @@ def gains(cells: pd.DataFrame) -> Drawing:
         figure, axes = plt.subplots(figsize=(8.4, 1.1 + ROW * len(shown)), layout="constrained")
         for place, cell in enumerate(shown.to_dict("records")):
             half = cell["gain_last_high"] - cell["gain_last"]
-            style = {**METHOD_STYLE.get(cell["method"], {"color": "0.3", "marker": "o"})}
-            style["linestyle"] = "none"
-            axes.errorbar(cell["gain_last"], place, xerr=half, capsize=3, **style)
+            axes.errorbar(cell["gain_last"], place, xerr=half, capsize=3, **_dot(cell))
         axes.axvline(0, color="0.3", linewidth=1)
         reach = max(4.0, 1.5 * float(shown["gain_last"].abs().max()))
         axes.set(xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6),
@@ -95,12 +93,9 @@ def _places(cells: pd.DataFrame) -> list[float]:
 def _panel(axes: Axes, cells: pd.DataFrame, bench: str) -> None:
     places = _places(cells)
     for place, cell in zip(places, cells.to_dict("records"), strict=True):
-        style: dict[str, Any] = {
-            **METHOD_STYLE.get(cell["method"], {"color": "0.3", "marker": "o"})
-        }
-        style["linestyle"] = "none"
         half = cell["last_high"] - cell["last"]
-        axes.errorbar(cell["last"], place, xerr=None if half != half else half, capsize=3, **style)
+        bar = None if half != half else half
+        axes.errorbar(cell["last"], place, xerr=bar, capsize=3, **_dot(cell))
         if cell["paper"] == cell["paper"]:
             axes.plot(cell["paper"], place - ABOVE, **PAPER)
     for teacher in cells["teacher"].unique():
@@ -112,19 +107,18 @@ def _panel(axes: Axes, cells: pd.DataFrame, bench: str) -> None:
     axes.grid(axis="y", visible=False)
 
 
+def _dot(cell: Any) -> dict[str, Any]:
+    return {**style_of(f"{cell['method']} {cell['variant']}".strip()), "linestyle": "none"}
+
+
 def _label(cell: Any) -> str:
     name = " ".join(filter(None, (cell["method"], cell["variant"], cell["settings"])))
     return f"{cell['bits']}  {name}  (n={cell['runs']}, {_short(cell['student_images'])} images)"
 
 
 def _short(count: int) -> str:
-    return (
-        f"{count / 1e6:.3g}M"
-        if count >= 1e6
-        else f"{count / 1e3:.3g}k"
-        if count >= 1e3
-        else f"{count}"
-    )
+    size, unit = (1e6, "M") if count >= 1e6 else (1e3, "k") if count >= 1e3 else (1, "")
+    return f"{count / size:.3g}{unit}"
 
 
 def _legend(figure: Any, paper: bool) -> None:

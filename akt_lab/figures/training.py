@@ -1,48 +1,62 @@
 """Training as curves: losses and gradient norms by step, accuracy by images seen."""
 
 from collections.abc import Sequence
-from typing import Any
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from akt_lab.figures.style import COLOURS, METHOD_STYLE, STYLE, Drawing, _named, seeds
-from akt_lab.runs.results import Line
+from akt_lab.analysis import studies
+from akt_lab.analysis.kept import check_one_bench
+from akt_lab.figures.labels import by_line, named, seeds
+from akt_lab.figures.style import COLOURS, STYLE, Drawing
+from akt_lab.runs.folder import Run
+from akt_lab.runs.results import KEY, Line, row
 
-BITS_STYLE = {2: (COLOURS[3], ":"), 3: (COLOURS[1], "--"), 4: (COLOURS[0], "-")}
+BITS_STYLE = {
+    2: (COLOURS[3], ":"), 3: (COLOURS[1], "--"), 4: (COLOURS[0], "-"), 5: (COLOURS[2], "-."),
+    6: (COLOURS[4], (0, (5, 1))), 7: (COLOURS[9], (0, (1, 3))), 8: (COLOURS[7], (0, (3, 1, 1, 1))),
+}  # fmt: skip
 
 
-def training_by_bits(history: pd.DataFrame) -> Drawing:
-    """Student loss and gradient norm through training, one column a method, one line a bit-width.
+def training_by_bits(runs: Sequence[Run]) -> Drawing:
+    """Student loss above its floor, and gradient norm, through training."""
+    check_one_bench(runs)
+    return draw_training_by_bits(studies.training(runs))
+
+
+def draw_training_by_bits(history: pd.DataFrame) -> Drawing:
+    """Loss and gradient norm, one column a method and setting, one line a bit-width.
 
     Args:
-        history: columns method, variant, bits, seed, step (of the student), loss_above_floor,
-            gradient_norm.
+        history: what `studies.training` returns.
     """
     rows_shown = (
         ("loss_above_floor", "student loss\nabove its floor (nats × T²)"),
         ("gradient_norm", "norm of the student's\nweight gradient"),
     )
-    history = _named(history)
+    history = named(history).drop(columns=["label", "same"])
     methods = list(dict.fromkeys(history["name"]))
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            2,
-            len(methods),
-            figsize=((3.6 if len(methods) < 4 else 2.3) * len(methods), 5.4),
-            sharex=True,
-            sharey="row",
-            squeeze=False,
-        )
+        wide = (3.6 if len(methods) < 4 else 2.3) * len(methods)
+        figure, grid = plt.subplots(2, len(methods), figsize=(wide, 5.4), sharex=True,
+                                    sharey="row", squeeze=False)  # fmt: skip
         for column, method in enumerate(methods):
             for axes, (quantity, label) in zip(grid[:, column], rows_shown, strict=True):
                 _lines_by_bits(axes, history[history["name"] == method], quantity)
                 axes.set(yscale="log", ylabel=label if column == 0 else "")
-            grid[0, column].set_title(method)
+            grid[0, column].set_title(fill(method, 30))
             grid[1, column].set_xlabel("student step")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        legend = {line.get_label(): line for axes in grid[0] for line in axes.get_lines()}
+        bits = [f"{b} bits" for b in sorted(history["bits"].unique())]
+        figure.legend(
+            [legend[b] for b in bits],
+            bits,
+            loc="outside lower center",
+            ncols=len(bits),
+            frameon=False,
+        )
         figure.tight_layout(rect=(0, 0.05, 1, 1))
     medians = history.groupby(["name", "bits"], sort=False)["gradient_norm"].median()
     listed = "; ".join(f"{m} at {b} bits {v:.3g}" for (m, b), v in medians.items())
@@ -62,7 +76,7 @@ def training_by_bits(history: pd.DataFrame) -> Drawing:
 
 def _lines_by_bits(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
     for bits, rows in history.groupby("bits"):
-        colour, dash = BITS_STYLE.get(int(str(bits)), ("0.4", "-"))
+        colour, dash = BITS_STYLE[int(str(bits))]
         for _, run in rows.groupby("seed"):
             axes.plot(run["step"], run[quantity], color=colour, alpha=0.2, linewidth=0.6)
         middle = rows.groupby("step")[quantity].median()
@@ -70,71 +84,59 @@ def _lines_by_bits(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
         axes.plot(smooth.index, smooth, color=colour, linestyle=dash, label=f"{bits} bits")
 
 
-DASHES = {"paper": "-", "code": "-.", "published": (0, (1, 1)), "": "--"}
+def evaluations(lines: Sequence[Line]) -> pd.DataFrame:
+    """A row for each evaluation of each run; a run that is in several files counts once.
 
-
-def table(lines: Sequence[Line]) -> pd.DataFrame:
-    """A row for each evaluation of each run.
-
-    Columns: bench, bits, method, variant, seed, images (that the student was trained on by then),
-    accuracy in percent, synthetic_kl in nats.
+    Columns: `results.row`'s bench, bits, teacher, method, variant, seed, label and `same`; images
+    (that the student was trained on by then), accuracy in percent, synthetic_kl in nats.
     """
-    return pd.DataFrame([row for line in lines for row in _rows(line)])
-
-
-def _rows(line: Line) -> list[dict[str, Any]]:
-    s, bench = line["settings"], line["bench"]
-    about = {
-        "bench": bench["teacher"] or bench["bench"],
-        "bits": f"{s['weight_bits']}w{s['act_bits']}a",
-        "method": s["method"],
-        "variant": s["variant"] if s["method"].endswith("+akt") else "",
-        "seed": s["seed"],
-    }
-    step = s["steps"] * s["batch_size"]
-    return [
-        {**about, "images": (e["epoch"] - s["warmup_epochs"]) * step,
+    runs = [(row(line), line.get("evaluations", [])) for line in lines]
+    about = ["bench", "bits", "teacher", "method", "variant", "seed", "label", "same"]
+    last = {tuple(run[name] for name in [*KEY, "seed"]): (run, scores) for run, scores in runs}
+    return pd.DataFrame(
+        {**{name: run[name] for name in about},
+         "images": (e["epoch"] - s["warmup_epochs"]) * s["steps"] * s["batch_size"],
          "accuracy": e["accuracy"], "synthetic_kl": e["synthetic_kl"]}
-        for e in line.get("evaluations", [])
-    ]  # fmt: skip
+        for run, scores in last.values() for s in [run["settings"]] for e in scores
+    )  # fmt: skip
 
 
 def curves(lines: Sequence[Line]) -> Drawing:
-    """One panel a bench and bit-width, a line a method: mean over seeds, each seed faint."""
-    found = table(lines)
-    panels = list(found.groupby(["bench", "bits"], sort=False))
+    """One panel a teacher and bit-width, a line a method and setting: seeds faint, and their mean.
+
+    Args:
+        lines: of results files; those without `evaluations` are left out.
+    """
+    panel = ["bench", "bits", "teacher"]
+    found = named(evaluations(lines), [*panel, "label"])
+    panels, listed = found.groupby(panel, sort=False), []
+    tall = 3.6 + 0.22 * panels["name"].nunique().max()  # with the legend
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            1, len(panels), figsize=(1.2 + 5.2 * len(panels), 4.3), squeeze=False,
+            1, len(panels), figsize=(1.2 + 5.2 * len(panels), tall), squeeze=False,
             layout="constrained",
         )  # fmt: skip
-        for axes, ((bench, bits), rows) in zip(grid[0], panels, strict=True):
-            for (method, variant), runs in rows.groupby(["method", "variant"], sort=False):
-                style = {**METHOD_STYLE.get(method, {}), "linestyle": DASHES[variant]}
-                if variant == "code":
-                    style["marker"] = "x"
-                for _, run in runs.groupby("seed"):
+        for axes, ((bench, bits, teacher), rows) in zip(grid[0], panels, strict=True):
+            for name, line, style in by_line(rows):
+                for _, run in line.groupby("seed"):
                     axes.plot(run["images"], run["accuracy"], color=style["color"], alpha=0.25,
                               linewidth=0.8)  # fmt: skip
-                mean = runs.groupby("images")["accuracy"].mean()
-                axes.plot(mean.index, mean, label=f"{method} {variant}".strip(), **style)
-            axes.set(title=f"{bench}, {bits}", xlabel="images that the student was trained on")
+                mean = line.groupby("images")["accuracy"].mean()
+                axes.plot(mean.index, mean, label=fill(name, 60), **style)
+                last = line.groupby("seed").tail(1)["accuracy"].mean()
+                listed.append(f"{name} {last:.1f}% ({bench}, {bits})")
+            axes.set(title=f"{bench}, {bits}, teacher {teacher:.2f}%",
+                     xlabel="images that the student was trained on")  # fmt: skip
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+            axes.legend(frameon=False, **below)
         grid[0, 0].set_ylabel("top-1 accuracy (%)")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    last = found.groupby(["bench", "bits", "method", "variant", "seed"], sort=False).tail(1)
-    listed = "; ".join(
-        f"{method} {variant}".strip() + f" {rows['accuracy'].mean():.1f}%"
-        for (method, variant), rows in last.groupby(["method", "variant"], sort=False)
-    )
-    seeds = found["seed"].nunique()
     return Drawing(
         figure,
-        found,
-        alt=f"Accuracy against images seen. At the end: {listed}.",
+        found.drop(columns=["label", "same"]),
+        alt=f"Accuracy against images seen. At the end: {'; '.join(listed)}.",
         caption=(
             f"Top-1 accuracy on the evaluation images as training goes on: mean over seeds "
-            f"(at most {seeds}), each seed faint. At 0 the student is only rounded, with the "
-            "ranges of the warm-up."
+            f"(at most {found['seed'].nunique()}), each seed faint. At 0 the student is only "
+            "rounded, with the ranges of the warm-up."
         ),
     )

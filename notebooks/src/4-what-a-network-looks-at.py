@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from akt_course import checks
 from akt_course.show import show
 from akt_lab.benches import BenchSpec, load_bench
-from akt_lab.figures.attention import attention_side_by_side
+from akt_lab.figures.attention import draw_attention_side_by_side
 from akt_lab.figures.style import STYLE
 
 BENCH = "digits"  # or "cifar10", the paper's own: downloaded on first use
@@ -211,7 +211,7 @@ size = seen["teacher"][layer].shape[-2:]
 pair = [seen[which][layer][:4] for which in ("teacher", 3)]
 
 # %%
-drawing = attention_side_by_side(
+drawing = draw_attention_side_by_side(
     pixels[:4],
     [spatial_attention(x).view(-1, *size).numpy() for x in pair],
     [channel_attention(x).numpy() for x in pair],

@@ -490,16 +490,16 @@ show(figure, alt=f"Wilson's half width falls with the number of images: {text}."
 # one?
 
 # %%
-from akt_lab.figures import gradients as gradient_plots
-from akt_lab.figures import style as analysis_plots
+from akt_lab.figures.error_cost import draw_error_cost
+from akt_lab.figures.gradients import draw_gradients_by_bits
 
 data = {file.stem: pd.read_csv(file) for file in find("figures", "*.csv")}
 if "gradients_by_bits" in data:
-    drawing = gradient_plots.gradients_by_bits(data["gradients_by_bits"], about="")
+    drawing = draw_gradients_by_bits(data["gradients_by_bits"], about="")
     show(drawing.figure, alt=drawing.alt,
          reading="A run's worst step over its usual one: with its first steps, and without.")  # fmt: skip
 if "error_cost" in data:
-    drawing = analysis_plots.error_cost(data["error_cost"], about="")
+    drawing = draw_error_cost(data["error_cost"], about="")
     show(drawing.figure, alt=drawing.alt, reading="Dear per square is not dear in sum: see both.")
 if not data:
     print("No figures/*.csv: judge claim 1 by notebook 2, claim 2 by notebook 5, claim 3 by 7.")

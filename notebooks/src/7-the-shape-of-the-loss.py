@@ -107,7 +107,8 @@ for name, network in networks.items():
 surfaces = pd.concat(tables, ignore_index=True)
 
 # %%
-from akt_lab.figures.curvature import loss_surface as draw_loss_surface
+from akt_lab.figures.curvature import draw_loss_surface
+from akt_lab.figures.error_cost import draw_error_cost
 
 drawn = draw_loss_surface(surfaces, f"{IMAGES} synthetic images.")
 show(
@@ -431,8 +432,6 @@ for layer in residual_bodies(teacher):
 costs = pd.concat(tables, ignore_index=True)
 
 # %%
-from akt_lab.figures.error_cost import error_cost as draw_error_cost
-
 drawn = draw_error_cost(costs, f"{len(few)} synthetic images.")
 show(
     drawn.figure,

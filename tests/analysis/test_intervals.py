@@ -14,9 +14,7 @@ from akt_lab.analysis.intervals import (
     seeds_needed,
     t_intervals,
 )
-from akt_lab.analysis.tables import load, summarise
 from akt_lab.errors import AktError
-from akt_lab.figures.table import gains
 
 RNG = np.random.default_rng(0)
 
@@ -97,15 +95,3 @@ def test_seeds_needed_is_the_first_that_does():
     assert seeds_needed(0.01, 5.0) == 2
     with pytest.raises(AktError, match="too fine"):
         seeds_needed(10, 1e-3)
-
-
-def test_gains_are_drawn_with_their_intervals(request):
-    runs = load([request.config.rootpath / "results" / "photographs.jsonl"])
-    drawing = gains(summarise(runs))
-    assert len(drawing.data) == runs.query("method.str.endswith('+akt')").groupby(
-        ["bits", "method", "variant"]
-    ).ngroups  # fmt: skip
-    assert all(name in drawing.alt for name in drawing.data["name"])
-    bars = drawing.figure.axes[0].containers
-    for (_, _, (bar,)), row in zip(bars, drawing.data.itertuples(), strict=True):
-        assert bar.get_segments()[0][:, 0] == pytest.approx([row.gain_last_low, row.gain_last_high])

@@ -1,9 +1,7 @@
 import io
-import itertools
 import json
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +11,6 @@ from akt_lab.analysis import tables
 from akt_lab.analysis.tables import reference, standing_of, summarise, verdict
 from akt_lab.commands import main
 from akt_lab.errors import AktError
-from akt_lab.figures.table import dots
-from akt_lab.figures.training import curves
 from akt_lab.settings import Settings
 
 RNG = np.random.default_rng(0)
@@ -287,42 +283,3 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path):
         assert len(error.splitlines()) == 1
     with pytest.raises(AktError, match="cannot be read"):
         tables.load([tmp_path])
-
-
-def test_a_picture_with_its_text(results, tmp_path, capsys):
-    assert main(["table", "--results", str(results), "--plot", str(tmp_path / "f")]) == 0
-    assert (tmp_path / "f" / "table.png").stat().st_size > 1000
-    about = json.loads((tmp_path / "f" / "table.json").read_text())
-    assert "3w3a  adadfq+akt paper" in about["alt"]
-    assert "95% t-interval" in about["caption"]
-    assert len(pd.read_csv(tmp_path / "f" / "table.csv")) == 3
-
-
-def test_no_label_or_dot_lies_on_another(results):
-    drawing = dots(summarise(tables.load([results])))
-    drawing.figure.canvas.draw()
-    for axes in drawing.figure.axes:
-        boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
-        for upper, lower in itertools.pairwise(boxes):
-            assert not upper.overlaps(lower)
-        for number, label in enumerate(axes.get_yticklabels()):
-            assert label.get_window_extent().x0 >= 0, number
-
-
-def test_curves_are_the_evaluations():
-    def run(method, seed, accuracies, **settings):
-        scores = [
-            {"epoch": 2 * n, "accuracy": a, "synthetic_kl": 1.0}
-            for n, a in enumerate(accuracies, 1)
-        ]
-        return {**line(method, seed, accuracies[-1], epochs=6, **settings), "evaluations": scores}
-
-    lines = [run("adadfq", s, (60 + s, 70 + s, 80 + s)) for s in range(2)]
-    lines += [run("adadfq+akt", 0, (61, 71, 81), variant="code")]
-    drawing = curves(lines)
-    assert drawing.data["images"].tolist() == [160, 480, 800] * 3  # (epoch - 1) * 10 steps * 16
-    assert drawing.data["variant"].tolist() == [""] * 6 + ["code"] * 3
-    drawn = [list(each.get_ydata()) for each in drawing.figure.axes[0].lines]
-    assert [60.5, 70.5, 80.5] in drawn  # the mean over seeds
-    assert "adadfq 80.5%" in drawing.alt
-    plt.close(drawing.figure)

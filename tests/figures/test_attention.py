@@ -1,0 +1,43 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from akt_lab.errors import AktError
+from akt_lab.figures.attention import (
+    attention_by_bits,
+    draw_attention_by_bits,
+    draw_attention_side_by_side,
+)
+from akt_lab.figures.style import style_of
+
+
+def test_both_attentions_of_both_networks_side_by_side():
+    rng = np.random.default_rng(0)
+    spatial, channel = rng.random((2, 3, 4, 4)), rng.random((2, 3, 5))
+    kl = [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)]
+    drawing = draw_attention_side_by_side(
+        rng.random((3, 8, 8)), spatial, channel, kl, [*"abc"], "x"
+    )
+    data = drawing.data.set_index(["part", "image", "place"])
+    assert data.loc[("spatial", 2, 5), "student"] == spatial[1, 2, 1, 1]
+    assert data.loc[("channel", 1, 4), "teacher"] == channel[0, 1, 4]
+    assert "spatial 0.3, channel 0.4 nats" in drawing.alt  # means over the images
+    difference = drawing.figure.axes[3].images[0].get_array()
+    np.testing.assert_allclose(difference, spatial[1, 0] - spatial[0, 0])
+
+
+def test_attention_by_bits_is_a_mean_over_seeds_and_layers():
+    rows = [(m, b, s, layer, trained, 1.0 + s, 2.0) for m in ("adadfq", "granq+akt code", "ptq")
+            for b in (2, 3) for s in (0, 1) for layer in "xy" for trained in (0, 1)]  # fmt: skip
+    names = ["method", "bits", "seed", "layer", "trained", "spatial", "channel"]
+    drawing = draw_attention_by_bits(pd.DataFrame(rows, columns=names), "Here.")
+    lines = {line.get_label(): line for line in drawing.figure.axes[0].lines}
+    assert set(lines) == {"before training", "after adadfq", "after granq+akt code"}
+    assert all(list(line.get_ydata()) == [1.5, 1.5] for line in lines.values())
+    assert lines["after granq+akt code"].get_marker() == style_of("granq+akt code")["marker"]
+    assert "2 layers, 2 seeds. Here." in drawing.caption
+
+
+def test_attention_of_other_settings_is_not_averaged(made):
+    with pytest.raises(AktError, match=r"'adadfq' differ in more than their seeds .*epochs=9"):
+        attention_by_bits([made(), made(seed=1, epochs=9)])

@@ -1,0 +1,56 @@
+import itertools
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from akt_lab.attention import VARIANTS
+from akt_lab.errors import AktError
+from akt_lab.figures.method import method
+from akt_lab.figures.style import Drawing, save, style_of
+from akt_lab.methods import METHODS
+from akt_lab.settings import Settings
+
+
+def test_no_figure_without_words(tmp_path):
+    for alt, caption in (("", "c"), ("a", " ")):
+        drawing = Drawing(plt.figure(), pd.DataFrame({"x": [1]}), alt, caption)
+        with pytest.raises(AktError, match="needs alt text"):
+            save(drawing, tmp_path, "x", "command")
+        plt.close(drawing.figure)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_is_saved_in_its_style(tmp_path):
+    """At 160 dots an inch, and with the same bytes by every process."""
+    save(method(), tmp_path / "here", "x", "command")
+    code = (
+        "import sys; from pathlib import Path; from akt_lab.figures.method import method\n"
+        "from akt_lab.figures.style import save; save(method(), Path(sys.argv[1]), 'x', 'command')"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True)
+    for ending in ("svg", "png", "csv", "json"):
+        here, there = ((tmp_path / f / f"x.{ending}").read_bytes() for f in ("here", "there"))
+        assert here == there, ending
+    with Image.open(tmp_path / "here" / "x.png") as picture:
+        assert picture.info["dpi"] == pytest.approx((160, 160), abs=0.1)
+
+
+def test_every_label_has_a_style_of_its_own(monkeypatch):
+    """Those of METHODS in every variant, and of methods that nobody knows yet."""
+    for name in ("mine", "mine+akt", "yours"):
+        monkeypatch.setitem(METHODS, name, METHODS["adadfq"])
+    labels = [m for m in METHODS if not m.endswith("+akt")] + ["unknown"]
+    akt = [m for m in METHODS if m.endswith("+akt")]
+    labels += [m if v == "paper" else f"{m} {v}" for m, v in itertools.product(akt, VARIANTS)]
+    assert Settings(variant="code").label in labels
+    looks = {label: tuple(map(str, style_of(label).values())) for label in labels}
+    assert len(set(looks.values())) == len(labels)
+    without_colour = {(style_of(m)["marker"], str(style_of(m)["linestyle"])) for m in METHODS}
+    assert len(without_colour) == len(METHODS)
+    monkeypatch.setitem(METHODS, "later", METHODS["adadfq"])
+    assert looks == {label: tuple(map(str, style_of(label).values())) for label in labels}
+    assert style_of("adadfq+akt paper") == style_of("adadfq+akt")
