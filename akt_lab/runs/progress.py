@@ -16,8 +16,10 @@ INTERVAL = 0.5  # seconds from one report of a run to the next
 class Report:
     """In a worker, the bar of `training.train`: tells where its run is, twice a second."""
 
-    def __init__(self, tell: Tell, run: str, steps: int, total: int, initial: int) -> None:
-        """`tell` takes an event; `steps` are an epoch's, `total` and `initial` the run's."""
+    def __init__(
+        self, tell: Tell, run: str, steps: int, total: int, initial: int, **_: object
+    ) -> None:
+        """`tell` takes an event; `steps` are an epoch's, the rest is what tqdm is given."""
         self.tell, self.run, self.steps = tell, run, steps
         self.total, self.done = total, initial
         self.accuracy, self.told = "", 0.0

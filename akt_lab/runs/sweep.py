@@ -125,7 +125,7 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
         with claim(job.folder), suppress(DivergedError):
             for leftover in job.folder.glob(".*.tmp"):  # of a killed process
                 leftover.unlink(missing_ok=True)
-            bar = functools.partial(_report, tell, job)
+            bar = functools.partial(Report, tell, job.name, job.settings.steps)
             do(
                 job,
                 Run(job.folder),
@@ -136,10 +136,6 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
         return line_of(Run(job.folder))
     finally:
         torch.set_num_threads(threads)
-
-
-def _report(tell: Tell, job: Job, total: int, initial: int, **_: Any) -> Report:
-    return Report(tell, job.name, job.settings.steps, total, initial)
 
 
 @functools.lru_cache(maxsize=2)
