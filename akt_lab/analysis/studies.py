@@ -4,7 +4,6 @@ What takes minutes is made once, and kept as CSV in `studies/` beside the runs, 
 images that it is of; see `kept.beside` for when it is made anew.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -184,7 +183,7 @@ def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch
             for layer, s in maps.items():
                 parts = attention_divergences([s], [seen[layer]])
                 spatial, channel = (part.item() for part in parts)
-                yield {**about, "same": _same(run), "layer": layer, "trained": trained,
+                yield {**about, "same": results.row(results.line_of(run))["same"], "layer": layer, "trained": trained,
                        "spatial": spatial, "channel": channel}  # fmt: skip
 
 
@@ -336,8 +335,8 @@ def training(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         A row a step: method, variant, label, bits (of weights), seed, `same`, step (from 1),
-        loss_above_floor (from the least value that it can take), and gradient_norm. Runs that
-        agree in `label` and `same` differ in bits and seed alone.
+        loss_above_floor (from the least value that it can take), and gradient_norm. `same`: what
+        runs must agree in to be averaged; see `results.row`.
 
     Raises:
         AktError: if none of the runs trained a student.
@@ -365,20 +364,12 @@ def _curve(run: Run) -> pd.DataFrame:
             "label": settings.label,
             "bits": settings.weight_bits,
             "seed": settings.seed,
-            "same": _same(run),
+            "same": results.row(results.line_of(run))["same"],
             "step": range(1, len(steps) + 1),
             "loss_above_floor": loss.to_numpy(),
             "gradient_norm": steps["student/gradient_norm"].to_numpy(),
         }
     )
-
-
-def _same(run: Run) -> str:
-    """What runs must agree in to be one line by bits; of these, how those of activations differ."""
-    row = results.row(results.line_of(run))
-    settings = json.loads(row["same"])
-    settings["act_bits"] -= settings.pop("weight_bits")
-    return json.dumps({**settings, **{n: row[n] for n in ("bench", "student_images", "teacher")}})
 
 
 # ---- one run's student and images ---------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A whole run: its networks, the loop around the step, evaluation, and what it leaves behind."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, kd_loss
-from akt_lab.quantizer import effective_bits, freeze_ranges
+from akt_lab.quantizer import effective_bits, freeze_ranges, stays_in_float
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.networks import HOLDOUT, prepare
@@ -59,13 +60,13 @@ def train(
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
+    in_float = stays_in_float(training.student)
+    if in_float and progress and make_bar is tqdm:  # on a sweep's worker nobody reads it
+        tqdm.write(f"these weights stay in float: {', '.join(in_float)}", file=sys.stderr)
     if run:
         resume(training, run)
-        about = {
-            "settings": settings.to_dict(),
-            "fingerprints": bench.fingerprints,
-            "watched": watch,
-        }
+        about = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
+        about |= {"watched": watch, "float_weights": in_float}
         run.begin(training.epoch, str(bench.device), **about)
     steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
     with make_bar(**steps, unit="step", disable=not progress) as bar:

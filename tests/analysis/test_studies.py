@@ -134,20 +134,6 @@ def test_training_is_every_step_of_every_student(runs):
         studies.training([runs["ptq"], runs["pool"]])
 
 
-def test_only_bits_and_seeds_may_differ_in_one_line(tmp_path):
-    def same(name, **settings):
-        run = fake_run(tmp_path / name, **settings)
-        run.append_history([{"epoch": 2, "student/kd": 1.0, "student/gradient_norm": 1.0}])
-        return studies.training([run])["same"].item()
-
-    usual = same("usual")
-    assert same("bits", weight_bits=4, act_bits=4, seed=1) == usual
-    for number, other in enumerate(
-        ({"act_bits": 8}, {"steps": 7}, {"temperature": 4.0}, {"method": "gdfq", "batch_size": 9})
-    ):
-        assert same(f"other{number}", **other) != usual
-
-
 def test_a_step_that_is_not_finite_is_not_left_out(tmp_path):
     run = fake_run(tmp_path / "burst", status="failed")
     rows = [{"epoch": 1, "step": 0, "generator/bns": 1.0}]

@@ -145,3 +145,13 @@ def test_evaluating_leaves_the_process_as_it_is(digits, monkeypatch):
     never = pytest.fail
     monkeypatch.setattr(training, "keep_freed_memory", lambda: never("malloc"), raising=False)
     assert evaluate(digits.teacher, digits) > 90
+
+
+def test_what_stays_in_float_is_said_and_recorded(digits, tmp_path, monkeypatch, capsys):
+    run, settings = Run.create(tmp_path / "run"), Settings(method="ptq", **SMALL)
+    for names in ([], ["positions", "embedding.weight"]):
+        monkeypatch.setattr(training, "stays_in_float", lambda _, names=names: names)
+        train(digits, settings, run)
+        said = "these weights stay in float: positions, embedding.weight\n"
+        assert (said in capsys.readouterr().err) == bool(names)
+        assert run.record["float_weights"] == names

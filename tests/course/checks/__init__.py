@@ -21,7 +21,9 @@ def refused(module):
     """The test of a module's wrong answers: each is refused, with the sentence that helps."""
     own = [case for case in MUTANTS if case[1].__module__ == module]
 
-    @pytest.mark.parametrize(("exercise", "answer", "says"), own, ids=lambda v: getattr(v, "__name__", str(v)[:60]))
+    @pytest.mark.parametrize(
+        ("exercise", "answer", "says"), own, ids=lambda v: getattr(v, "__name__", str(v)[:60])
+    )
     def test(exercise, answer, says):
         result = getattr(checks, exercise)(answer)
         assert not result.passed
