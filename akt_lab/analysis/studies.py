@@ -177,13 +177,14 @@ def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch
     for run in runs:
         settings = Settings.from_dict(run.entry("settings"))
         about = {"method": settings.label, "bits": settings.weight_bits, "seed": settings.seed}
+        about["same"] = results.row(results.line_of(run))["same"]
         before = rounded(*((name, getattr(settings, name)) for name in ROUNDING))
         after = _maps(load_student(run, bench)[0], layers, images)
         for trained, maps in ((False, before), (True, after)):
             for layer, s in maps.items():
                 parts = attention_divergences([s], [seen[layer]])
                 spatial, channel = (part.item() for part in parts)
-                yield {**about, "same": results.row(results.line_of(run))["same"], "layer": layer, "trained": trained,
+                yield {**about, "layer": layer, "trained": trained,
                        "spatial": spatial, "channel": channel}  # fmt: skip
 
 

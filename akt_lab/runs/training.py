@@ -65,7 +65,7 @@ def train(
         tqdm.write(f"these weights stay in float: {', '.join(in_float)}", file=sys.stderr)
     if run:
         resume(training, run)
-        about = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
+        about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         about |= {"watched": watch, "float_weights": in_float}
         run.begin(training.epoch, str(bench.device), **about)
     steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
