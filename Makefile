@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/akt-lab demo
 
+# A process a core, one thread each: two threads of a small network wait more than they work.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 test-browser: .venv/ready
 	$(BIN)/python tests/browser/chromium.py
