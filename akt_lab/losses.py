@@ -17,7 +17,6 @@ from akt_lab.errors import AktError, unknown
 
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
 Terms = dict[str, Tensor]
-
 EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
 PARTS = ("both", "spatial", "channel")
 LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}

@@ -74,7 +74,6 @@ _GDFQ = Method(
     image_terms=losses.gdfq_generator_terms,
     student_terms=losses.gdfq_student_terms,
 )
-
 _ADADFQ = Method(
     name="adadfq",
     source="AdaDFQ, CVPR 2023",
@@ -85,7 +84,6 @@ _ADADFQ = Method(
     student_terms=losses.adadfq_student_terms,
     sees_student=True,
 )
-
 _HAST = Method(
     name="hast",
     source="HAST, CVPR 2023",
@@ -100,7 +98,6 @@ _HAST = Method(
     perturbation=0.01,
     student_lr=1e-5,
 )
-
 _GRANQ = replace(
     _ADADFQ,
     name="granq",
@@ -108,7 +105,6 @@ _GRANQ = replace(
     equation="AdaDFQ's, with one live activation range per sample and channel",
     ranges="per_channel_dynamic",
 )
-
 _PTQ = replace(
     _GDFQ,
     name="ptq",
@@ -116,7 +112,6 @@ _PTQ = replace(
     equation="L_G of GDFQ; no training of the student",
     student_terms=None,
 )
-
 _ZEROQ = Method(
     name="zeroq",
     source="ZeroQ, CVPR 2020",
@@ -126,7 +121,6 @@ _ZEROQ = Method(
     student_terms=None,
     pool=64,
 )
-
 _TRAINED = (_GDFQ, _HAST, _ADADFQ, _GRANQ)
 
 METHODS: Mapping[str, Method] = {

@@ -26,7 +26,6 @@ RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
 EMA_DECAY = 0.9
 SCALE_BITS = 32
-
 Bits = int | Mapping[str, int]
 
 # ---- arithmetic ---------------------------------------------------------------------------------

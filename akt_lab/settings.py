@@ -47,7 +47,6 @@ COUNT = Numbers("at least 1", lambda number: number >= 1)
 RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
 SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
 WEIGHT = Numbers("0 or more", lambda number: 0 <= number < float("inf"))
-
 OF_METHOD = ("batch_size", "student_lr", "pool", "ranges")  # the method's own where 0 or empty
 
 

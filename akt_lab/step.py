@@ -24,7 +24,6 @@ from akt_lab.settings import Settings
 from akt_lab.speed import as_one_graph, laid_out_as, unchanged_buffers
 
 Gradients = Sequence[Tensor | None]
-
 Step = tuple[Terms, Gradients, Gradients]  # every loss term; the generator's, the student's
 
 

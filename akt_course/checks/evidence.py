@@ -10,7 +10,6 @@ from akt_lab.analysis.intervals import bootstrap_intervals
 from akt_lab.analysis.intervals import seeds_needed as ours
 
 DRAWS = 4000
-
 TOLERANCE = 0.06  # of the interval's width: two seeds' resamples differ by less
 
 

@@ -11,9 +11,7 @@ from akt_lab.attention import attention_divergences
 from akt_lab.losses import kd_loss
 
 T = 5.0
-
 Maps = list[Tensor]
-
 Pair = tuple[Maps, Maps, Tensor, Tensor]
 
 
@@ -198,7 +196,6 @@ DEAD = {
     "saturated": "it has a graph, but the gradient that comes through it is all zeros",
     "of others": "its graph reaches other tensors, none of these weights",
 }
-
 ALIVE = {
     "plain": "it has a gradient",
     "squared": "it has a gradient",

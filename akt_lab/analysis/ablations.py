@@ -17,9 +17,7 @@ from akt_lab.runs.results import OF_AKT, line_of, row
 from akt_lab.settings import Settings
 
 AKT: dict[str, Any] = {"method": "adadfq+akt"}
-
 PLAIN: dict[str, Any] = {"method": "adadfq"}
-
 CHANGES: dict[str, dict[str, Any]] = {
     "neither": PLAIN,
     "both": AKT,

@@ -31,17 +31,11 @@ from akt_lab.settings import Settings
 from akt_lab.step import balanced_lambda, train_step
 
 LOSSES = ("ce", "kd", "paper", "code", "published")
-
 LIMIT = 10.0  # largest over median norm: above, we call it an explosion
-
 NOISE = 1e-6  # of the weights' norm: a gradient below it is rounding, and has no direction
-
 DRAWN_AFTER = 200  # steps of the generator, which then draws what a study sees
-
 FIRST_STEPS = 5  # of a run: those of a student that was rounded just now
-
 PAPERS_UPDATES = 800  # of the ranges in a warm-up of 4 epochs of 200 steps
-
 Batch = tuple[Tensor, Tensor]
 
 

@@ -12,7 +12,6 @@ from scipy import stats
 from akt_lab.errors import AktError
 
 ENDS = (2.5, 97.5)  # percentiles
-
 MOST_SEEDS = 100_000
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 from akt_lab.analysis.gradients import LIMIT, explosion
 
 LOW_BITS = (2, 3)  # where the paper sees the trouble
-
 ATTENTION = ("spatial", "channel")  # parts of a feature map's error
 
 
@@ -175,7 +174,6 @@ JUDGES: Mapping[str, tuple[Callable[[pd.DataFrame], Verdict], ...]] = {
     "training_by_bits": (gradients_in_training,),
     "error_cost": (attention_is_costly,),
 }
-
 UNTESTED = Verdict(
     "AKT gives the best 3- and 5-bit accuracy on CIFAR-10",
     "untested at the paper's budget",

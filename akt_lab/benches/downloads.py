@@ -26,11 +26,8 @@ from akt_lab.errors import AktError
 from akt_lab.files import claim
 
 STALL = 20.0  # seconds without a byte after which a source is given up
-
 RATE, WINDOW = 200_000, 15.0  # bytes a second, over seconds: below, other sources come first
-
 ROUNDS = 4  # how often sources that sent something, but not all of it, are asked
-
 BLOCK = 1 << 18
 
 

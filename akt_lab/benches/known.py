@@ -7,13 +7,9 @@ from torch import nn
 from akt_lab.benches.downloads import Source
 
 CIFAR_MEAN = (0.49139968, 0.48215827, 0.44653124)
-
 CIFAR_STD = (0.24703233, 0.24348505, 0.26158768)
-
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
-
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -76,7 +72,6 @@ _RESNET18 = Known(
     resize=256,
     crop=224,
 )
-
 KNOWN = {
     "cifar10": Known(
         "pytorchcv",
@@ -104,5 +99,4 @@ KNOWN = {
         weights=_torchvision("mobilenet_v2", "b0353104"),
     ),
 }
-
 BENCHES = ("digits", *KNOWN)

@@ -148,7 +148,6 @@ def _image(axes: Any, pixels: np.ndarray, colours: str, ends: tuple[float, float
 PICTURE = Picture(
     (9.4, 4.6), frame, fill, key=lambda view: (view.channel.shape[1], len(view.layers))
 )
-
 draw = PICTURE.draw
 
 

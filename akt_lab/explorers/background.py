@@ -14,9 +14,7 @@ from contextlib import suppress
 import psutil
 
 PATIENCE = 8.0  # seconds from a request to stop to the end by force
-
 LAST = 2**16  # bytes of what a run says that are read at its end
-
 QUIET = {"TQDM_MININTERVAL": "60"}  # nobody sees its progress bars, and they are kept until its end
 
 

@@ -24,7 +24,6 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator
 
 IMAGES, SEEDS = 10, range(30)
-
 LOWEST, HIGHEST = 1e-4, 1e2  # of the mismatch's axis
 
 
@@ -124,7 +123,6 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
 
 
 PICTURE = Picture((9.4, 4.3), frame, fill, key=lambda view: len(view.mismatch))
-
 draw = PICTURE.draw
 
 

@@ -22,7 +22,6 @@ from akt_lab.figures.style import COLOURS
 from akt_lab.runs.folder import HISTORY, Run
 
 ALL, PREFIX = "all together", "gradient/"
-
 COLUMNS = 400  # of a heat map, and of a line over the steps, at most
 
 
@@ -236,7 +235,6 @@ PICTURE = Picture(
     (9.4, 4.6), frame, fill,
     key=lambda view: (view.limits, view.span, *(len(norms.layers) for norms in view.pair)),
 )  # fmt: skip
-
 draw = PICTURE.draw
 
 

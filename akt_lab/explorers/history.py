@@ -8,7 +8,6 @@ from statistics import median
 from typing import NamedTuple
 
 Row = Mapping[str, float]
-
 DRAWN = ("epoch", "step", "accuracy", "generator/", "student/")  # how their names begin
 
 

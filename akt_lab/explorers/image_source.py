@@ -16,7 +16,6 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator
 
 BENCH, SYNTHETIC, FILE = "evaluation image", "synthetic", "your file"
-
 NUMBERS = range(50)  # of a class's images, or seeds
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 from akt_lab.figures.style import STYLE
 
 DPI = 96
-
 KEPT = 8  # frames, the latest used
 
 

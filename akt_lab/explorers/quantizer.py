@@ -29,13 +29,9 @@ from akt_lab.quantizer import (
 )
 
 LIVE = "per_channel_dynamic"
-
 BATCHES, IMAGES = 20, 32  # that the ranges are observed on; fewer of a small bench
-
 ROWS, EACH = 64, 128  # of the values that are shown: channels, and numbers of each
-
 CLIPS = np.round(np.linspace(0.05, 1.2, 24), 2)
-
 LOWEST, HIGHEST = 1e-3, 300  # percent of error
 
 
@@ -237,7 +233,6 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
 
 
 PICTURE = Picture((9.4, 3.1), frame, fill, key=lambda view: (view.name, view.span))
-
 draw = PICTURE.draw
 
 

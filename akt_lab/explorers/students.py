@@ -19,15 +19,10 @@ from akt_lab.runs.networks import load_student
 from akt_lab.settings import Settings
 
 Load = Callable[[Run, int | None], Any]  # a run's network, at its end or after an epoch
-
 Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
-
 ROUNDED, ROUNDED_BITS = "rounded only", (2, 3, 4, 5, 6, 8)
-
 END = "end"
-
 OBSERVED = 64  # images for the ranges of a student that was merely rounded
-
 NETWORKS = 8  # that are kept
 
 

@@ -20,16 +20,12 @@ from akt_lab.figures.style import COLOURS
 from akt_lab.settings import Settings
 
 POINTS = 100  # of a curve
-
 DECADES = 4  # of a logarithmic axis, at most
-
 NORM = "student/gradient_norm"
 
 BOXES = ((0.06, 0.57, 0.36, 0.35), (0.06, 0.13, 0.36, 0.35),
          (0.675, 0.57, 0.31, 0.35), (0.675, 0.13, 0.31, 0.35))  # fmt: skip
-
 DASHES: Any = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
-
 TERM_COLOURS = (0, 1, 2, 3, 4, 7, 9, 5)
 
 
@@ -181,7 +177,6 @@ def _heights(axes: Axes, curves: Sequence[np.ndarray], gap: float = 0.17) -> np.
 PICTURE = Picture(
     (9.4, 3.9), frame, fill, key=lambda v: (v.total, v.warmup, v.teacher, *_limits(v))
 )
-
 draw = PICTURE.draw
 
 

@@ -39,9 +39,7 @@ FIGURES: dict[str, Callable[[Sequence[Run]], Drawing]] = {
     "loss_surface": loss_surface,
     "ablations": ablations,
 }
-
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
-
 OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of its own
 
 

@@ -21,7 +21,6 @@ LOSS_STYLE: Mapping[str, dict[str, Any]] = {
     "paper": {"color": COLOURS[1], "marker": "D", "linestyle": "-", "label": "AKT, paper"},
     "code": {"color": COLOURS[4], "marker": "v", "linestyle": "-.", "label": "AKT, code"},
 }
-
 RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
     ("identity", "ema", 10): {**LOSS_STYLE["kd"], "label": "identity gradient, ema ranges"},
     ("clipped", "ema", 10): {
@@ -37,7 +36,6 @@ RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
         "label": "identity gradient, released ranges (ema_legacy) after the papers' 800 batches",
     },
 }  # fmt: skip
-
 TICKS = (1, 2, 5, 10, 20, 50)
 
 

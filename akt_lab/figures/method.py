@@ -12,11 +12,8 @@ from akt_lab.figures.style import COLOURS, STYLE, Drawing
 from akt_lab.runs.folder import Run
 
 FROZEN, LEARNS, LOSS = COLOURS[0], COLOURS[1], "0.25"
-
 EDGES = {FROZEN: "--", LEARNS: "-", LOSS: ":"}  # also without colour
-
 HEIGHT = 0.9  # of a box
-
 ATTENTION = "1 · where: mean of {0}² over C\nwhat: mean of {0}² over H, W"
 
 # name: (x, y, width, text, colour); the middle of each box
@@ -34,7 +31,6 @@ BOXES: dict[str, tuple[float, float, float, str, Any]] = {
     "logits": (10.2, 2.5, 1.9, "logits: L_KL", LOSS),
     "loss": (16.2, 2.5, 2.5, "3 · α λ L_RFD + (1 − α) L_KL", LOSS),
 }  # fmt: skip
-
 ARROWS = (
     ("noise", "generator"), ("generator", "images"), ("images", "teacher"), ("images", "student"),
     ("teacher", "teacher_maps"), ("student", "student_maps"), ("teacher", "logits"),

@@ -21,7 +21,6 @@ from akt_lab.errors import AktError
 from akt_lab.methods import METHODS
 
 COLOURS = sns.color_palette("colorblind")
-
 METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "ptq": {"color": COLOURS[7], "marker": "s", "linestyle": ":"},
     "zeroq": {"color": COLOURS[7], "marker": "P", "linestyle": "-."},

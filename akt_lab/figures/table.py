@@ -9,9 +9,7 @@ from matplotlib.axes import Axes
 from akt_lab.figures.style import STYLE, Drawing, style_of
 
 ROW = 0.3  # inches a cell
-
 ABOVE = 0.36  # of a row: where the paper's mark is, clear of the dot
-
 PAPER: Any = {"marker": "|", "markersize": 7, "mew": 2.2, "color": "0.1", "linestyle": "none"}
 
 

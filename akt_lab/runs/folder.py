@@ -33,13 +33,9 @@ if TYPE_CHECKING:
     from akt_lab.benches import Bench
 
 RECORD, HISTORY = "record.json", "history.jsonl"
-
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
-
 EPOCHS = "epochs"
-
 WRITE_EVERY = 1.0  # seconds, of the history
-
 ENDED = ("done", "failed")  # statuses that are final
 
 

@@ -9,7 +9,6 @@ from typing import Any, Self
 from tqdm import tqdm
 
 Tell = Callable[[dict[str, Any]], None]
-
 INTERVAL = 0.5  # seconds from one report of a run to the next
 
 

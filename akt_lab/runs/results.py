@@ -19,7 +19,6 @@ from akt_lab.runs.folder import HISTORY, Run
 from akt_lab.settings import Settings
 
 Line = dict[str, Any]
-
 NEEDED = {
     "run", "status", "bench", "settings", "accuracy", "teacher_accuracy", "evaluation_images",
 }  # fmt: skip

@@ -29,7 +29,6 @@ from akt_lab.runs.results import Line, Results, line_of
 from akt_lab.runs.training import evaluate
 
 Ended = tuple[Job, Line | Exception]
-
 PATIENCE = 10  # seconds for a cluster to answer
 
 

@@ -7,7 +7,15 @@ from akt_lab.commands import demo
 def test_no_run(refused, tmp_path):
     refused(1, "no runs under", "figures", "--runs", tmp_path)
     (tmp_path / "record.json").write_text("{}")
-    refused(1, "no 'bench': the run was not made by", "figures", "--runs", tmp_path, "--out", tmp_path / "f")
+    refused(
+        1,
+        "no 'bench': the run was not made by",
+        "figures",
+        "--runs",
+        tmp_path,
+        "--out",
+        tmp_path / "f",
+    )
 
 
 def test_names_are_looked_at_before_anything_is_trained(refused, monkeypatch, tmp_path):
