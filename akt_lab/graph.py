@@ -8,7 +8,7 @@ happens inside them.
 import copy
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,12 +104,30 @@ def trace(network: nn.Module) -> fx.GraphModule:
     return graph.eval()
 
 
+def overwritten(x: Tensor, values: Tensor) -> Tensor:
+    """What `x.copy_(values)` leaves in x."""
+    return values.to(x).expand_as(x)
+
+
+# Methods that overwrite all of a tensor: no method of the same name computes what they leave.
+WHOLE: dict[Any, Callable[..., Tensor]] = {
+    "zero_": torch.zeros_like, "fill_": torch.full_like, "copy_": overwritten,
+}  # fmt: skip
+RANDOM = tuple(f"{name}_" for name in "bernoulli cauchy exponential geometric log_normal normal "
+               "random uniform".split())  # fmt: skip
+
+
 def _put_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node overwrote its first argument; no longer, if it is a call."""
     if node.op == "call_module":
         return getattr(network.get_submodule(str(node.target)), "inplace", False)
     if node.op not in ("call_function", "call_method"):
         return False
+    if node.target in RANDOM:
+        raise AktError(f"{node.name} fills a tensor at random at every pass: leave it out")
+    if node.target in WHOLE:
+        node.op, node.target = "call_function", WHOLE[node.target]
+        return True
     if twin := _twin(node.target):
         node.target = twin
         return True

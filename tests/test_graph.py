@@ -40,6 +40,9 @@ CHANGES = {
     "masked_fill_": lambda net, y, x: y.masked_fill_(x > 0, 0.5),
     "twice": lambda net, y, x: y.add_(1).mul_(2),
     "exp_": lambda net, y, x: torch.exp_(y),
+    "zero_": lambda net, y, x: y.zero_(),
+    "fill_": lambda net, y, x: y.fill_(0.5),
+    "copy_": lambda net, y, x: y.copy_(x[:1]),
 }
 
 ACTIVE_CHANGES = {
@@ -77,6 +80,12 @@ def test_what_only_looks_like_a_change_in_place():
 
     net, x = Changed(change), torch.randn(2, 3, 4, 4)
     assert torch.equal(trace(net)(x), net(x))
+
+
+def test_random_values_at_every_pass_are_refused():
+    for change in (lambda net, y, x: y.bernoulli_(0.5), lambda net, y, x: y.normal_()):
+        with pytest.raises(AktError, match="at random at every pass: leave it out"):
+            trace(Changed(change))
 
 
 def test_a_change_in_place_behind_a_view_is_refused():

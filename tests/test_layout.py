@@ -33,6 +33,10 @@ def imports(module):
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):  # `from ... import` says what is used
+            assert not [
+                a.name for a in node.names if a.name.startswith(("akt_lab.", "akt_course."))
+            ]
         if isinstance(node, ast.ImportFrom) and node not in for_types:
             base = Path(*(node.module or "").split("."))
             if base.parts and base.parts[0] in ("akt_lab", "akt_course"):

@@ -1,6 +1,6 @@
 """Instant answers for the course's exercises, one file for each notebook.
 
-from akt_lab import checks
+from akt_course import checks
 checks.affine_quantize(my_function)   # ✓, or ✗ with the likely mistake
 """
 

@@ -418,12 +418,12 @@ _ = ipywidgets.interact(draw, temperature=slider)
 # %%
 import math
 
-from akt_lab.runs.jobs import settings
+from akt_lab.runs.jobs import demo_settings
 from akt_lab.runs.networks import prepare
 from akt_lab.runs.training import evaluate
 
 COLOURS = {"adadfq": ("#0072b2", "--"), "adadfq+akt": ("#d55e00", "-")}
-runs = {method: prepare(bench, settings(method, bits=3, steps=STEPS)) for method in COLOURS}
+runs = {method: prepare(bench, demo_settings(method, bits=3, steps=STEPS)) for method in COLOURS}
 histories = {method: [] for method in runs}
 rounded_only = {}
 probe = bench.normalise(bench.images[:64]).to(bench.device)  # to look, not to learn
