@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.benches import load_bench
     from akt_lab.files import claim
     from akt_lab.runs import training
-    from akt_lab.runs.folder import RECORD, Run
+    from akt_lab.runs.folder import RECORD, Run, check_made_with
     from akt_lab.runs.jobs import Job, do
 
     settings, spec = _begun(options) if options.resume else _new(options)
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or _free_folder(settings, spec)
     run = Run.open(out) if options.resume else Run.create(out)
     with claim(run.folder, wait=False):
+        check_made_with(bench, run.folder, run.get("fingerprints", {}))
         teacher_accuracy = training.evaluate(bench.teacher, bench, progress=True)
         if not ((run / RECORD).exists() and run.record.get("status") == "done"):
             job = Job(settings, spec, run.folder, options.watch)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from akt_lab.files import claim
+from akt_lab.runs.folder import Run
 
 SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 
@@ -26,6 +27,9 @@ def test_quantize_and_evaluate(run, refused, tmp_path, digits):
     refused(2, "has ended without --watch", *resume, "--watch")
     code, _, _ = run("quantize", "--out", out, "--resume", "--bits", 4)
     assert code == 0  # ended: nothing to do
+    made = Run(out)
+    made.update_record(fingerprints={**made.entry("fingerprints"), "teacher": "another's"})
+    refused(1, "the teacher's weights are not those that", *resume)  # ended or not
 
 
 def test_resumed_as_it_began(run, tmp_path, digits, monkeypatch):
