@@ -1,10 +1,17 @@
-"""Plausible wrong answers to the course's exercises, in the test file of their check."""
+"""Plausible wrong answers to the course's exercises, in the test file of their check.
+
+Most are the right answer with one step changed, `partial(right, step=...)`. Where a return is
+forgotten, `print` stands for it: it computes all, and gives None.
+"""
+
+from collections import Counter
 
 import pytest
 
 from akt_course import checks
 
 MUTANTS = []
+REFUSED = Counter()  # by exercise: how many of them a test refuses
 
 
 def mutants(exercise):
@@ -36,6 +43,8 @@ def refused(*exercises):
         for exercise, name, answer, says in MUTANTS
         if exercise in exercises
     ]
+
+    REFUSED.update(exercise for exercise, *_ in MUTANTS if exercise in exercises)
 
     @pytest.mark.parametrize(("exercise", "answer", "says"), cases)
     def test(exercise, answer, says):

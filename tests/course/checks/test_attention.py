@@ -44,8 +44,7 @@ wrong(
 )
 wrong("end with a softmax", no_softmax=maps(channel=lambda x: x.square().mean((2, 3))))
 wrong(
-    "sum over positions",
-    sums_positions=maps(channel=lambda x: x.square().sum((2, 3)).softmax(1)),
+    "sum over positions", sums_positions=maps(channel=lambda x: x.square().sum((2, 3)).softmax(1))
 )
 wrong("forgets the square", forgets_the_square=maps(channel=lambda x: x.mean((2, 3)).softmax(1)))
 wrong("two softmaxes", softmax_twice=maps(channel=lambda x: channel(x).softmax(1)))

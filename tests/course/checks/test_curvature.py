@@ -38,8 +38,7 @@ wrong(
     one_probe_again_and_again=lambda *given: trace(*given, probe=cache(signs)),
 )
 wrong(
-    "each probe takes one",
-    two_products_a_probe=lambda *given: (trace(*given)[0], trace(*given)[1]),
+    "each probe takes one", two_products_a_probe=lambda *given: (trace(*given)[0], trace(*given)[1])
 )
 
 
@@ -56,7 +55,7 @@ def iterate(
     steps,
     start=torch.randn,
     normalise=lambda v: v / v.norm(),
-    read=lambda v, product_v: v @ product_v,
+    read=lambda v, hv: v @ hv,
 ):
     v = start(size)
     for _ in range(steps):
@@ -66,13 +65,11 @@ def iterate(
 
 wrong = mutants("top_eigenvalue")
 wrong("None", prints=lambda *given: print(iterate(*given)))
-wrong("not its vector", the_vector=partial(iterate, read=lambda v, product_v: v))
-wrong("has no sign", the_norm=partial(iterate, read=lambda v, product_v: product_v.norm()))
+wrong("not its vector", the_vector=partial(iterate, read=lambda v, hv: v))
+wrong("has no sign", the_norm=partial(iterate, read=lambda v, hv: hv.norm()))
 wrong(
     "beyond all numbers",
-    never_normalises=partial(
-        iterate, normalise=lambda v: v, read=lambda v, product_v: v @ product_v / (v @ v)
-    ),
+    never_normalises=partial(iterate, normalise=lambda v: v, read=lambda v, hv: v @ hv / (v @ v)),
 )
 wrong("random vector", starts_from_ones=partial(iterate, start=torch.ones))
 wrong("again and again", one_step=lambda product, size, steps: iterate(product, size, 1))
@@ -84,9 +81,6 @@ def most_positive(product, size, steps):
     return torch.linalg.eigvalsh(hessian)[-1]
 
 
-wrong(
-    "square of the eigenvalue",
-    length_squared=partial(iterate, read=lambda v, product_v: product_v @ product_v),
-)
+wrong("square of the eigenvalue", length_squared=partial(iterate, read=lambda v, hv: hv @ hv))
 
 test_mutants = refused("hutchinson_trace", "top_eigenvalue")

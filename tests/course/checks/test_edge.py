@@ -21,8 +21,7 @@ def fold(
 wrong = mutants("fold_batch_norm")
 wrong("None", forgets_to_return=lambda *given: print(fold(*given)))
 wrong(
-    "eps is left out",
-    without_eps=partial(fold, factor=lambda n: n.weight / n.running_var.sqrt()),
+    "eps is left out", without_eps=partial(fold, factor=lambda n: n.weight / n.running_var.sqrt())
 )
 wrong(
     "eps is added after the root",

@@ -11,15 +11,20 @@ def mean_square(a, b):
     return (a - b).square().mean()
 
 
-def compare(mean, variance, running_mean, running_var, by=mean_square):
-    return by(mean, running_mean) + by(variance, running_var)
-
-
-def bns(captured, layer=compare, over_layers=torch.mean, correction=0, over=(0, 2, 3)):
-    layers = [
-        layer(x.mean(over), x.var(over, correction=correction), norm.running_mean, norm.running_var)
-        for norm, x in captured
-    ]
+def bns(
+    captured,
+    over=(0, 2, 3),
+    correction=0,
+    by=mean_square,
+    of_variance=lambda variance: variance,
+    of_running_var=lambda variance: variance,
+    over_layers=torch.mean,
+):
+    layers = []
+    for norm, x in captured:
+        mean, variance = x.mean(over), of_variance(x.var(over, correction=correction))
+        of_mean = by(mean, norm.running_mean)
+        layers.append(of_mean + by(variance, of_running_var(norm.running_var)))
     return over_layers(torch.stack(layers))
 
 
@@ -27,44 +32,32 @@ wrong = mutants("bns_loss")
 wrong("None", forgets_to_return=lambda captured: print(bns(captured)))
 wrong("biased", unbiased_variance=partial(bns, correction=1))
 wrong("sum over the layers", sum_over_layers=partial(bns, over_layers=torch.sum))
-wrong(
-    "over the channels",
-    sum_over_channels=partial(bns, layer=partial(compare, by=partial(F.mse_loss, reduction="sum"))),
-)
+wrong("over the channels", sum_over_channels=partial(bns, by=lambda a, b: (a - b).square().sum()))
 wrong("batch as well", statistics_of_each_image=partial(bns, over=(2, 3)))
 wrong(
     "compare the variances",
-    standard_deviations=partial(
-        bns, layer=lambda m, v, rm, rv: compare(m, v.sqrt(), rm, rv.sqrt())
-    ),
+    standard_deviations=partial(bns, of_variance=torch.sqrt, of_running_var=torch.sqrt),
 )
 wrong(
     "is a variance already",
-    root_of_the_running_variance_only=partial(
-        bns, layer=lambda m, v, rm, rv: compare(m, v, rm, rv.sqrt())
-    ),
+    root_of_the_running_variance_only=partial(bns, of_running_var=torch.sqrt),
 )
-wrong(
-    "without their square",
-    absolute_differences=partial(bns, layer=partial(compare, by=F.l1_loss)),
-)
-wrong(
-    "only the means",
-    forgets_the_variance=partial(bns, layer=lambda m, v, rm, rv: mean_square(m, rm)),
-)
+wrong("without their square", absolute_differences=partial(bns, by=F.l1_loss))
 wrong(
     "is the return inside the loop",
     returns_in_the_loop=partial(bns, over_layers=lambda layers: layers[0]),
 )
 wrong(
-    "only the last layer",
-    keeps_only_the_last=partial(bns, over_layers=lambda layers: layers[-1]),
+    "only the last layer", keeps_only_the_last=partial(bns, over_layers=lambda layers: layers[-1])
 )
 wrong("no gradient comes through", a_plain_number=lambda captured: bns(captured).item())
-wrong(
-    "cut off from the images",
-    detaches_the_variance=partial(bns, layer=lambda m, v, rm, rv: compare(m, v.detach(), rm, rv)),
-)
+wrong("cut off from the images", detaches_the_variance=partial(bns, of_variance=torch.detach))
+
+
+@wrong("only the means")
+def forgets_the_variance(captured):
+    layers = [mean_square(x.mean((0, 2, 3)), norm.running_mean) for norm, x in captured]
+    return torch.stack(layers).mean()
 
 
 @wrong("do not run the layers")

@@ -11,7 +11,8 @@ def kl(p, q):
     return (p * ((p + 1e-12).log() - (q + 1e-12).log())).sum(dim=1)
 
 
-def to_sum_one(a):
+def spatial(x):
+    a = spatial_attention(x)
     return a / a.sum(dim=1, keepdim=True)
 
 
@@ -24,29 +25,24 @@ def loss(
     lam,
     temperature,
     detach=True,
-    over_maps=torch.mean,
-    over_batch=torch.mean,
-    norm=to_sum_one,
-    features=("spatial", "channel"),
+    attention=(spatial, channel_attention),
     kl_maps=kl,
     kl_logits=kl,
+    over_batch=torch.mean,
+    over_maps=torch.mean,
+    weights=lambda alpha, lam: (alpha * lam, 1 - alpha),
     power=2,
-    channel=channel_attention,
 ):
     if detach:
         of_teacher, t = [b.detach() for b in of_teacher], t.detach()
-    found = []
-    for a, b in zip(maps, of_teacher, strict=False):
-        each = torch.zeros(())
-        if "spatial" in features:
-            where = kl_maps(norm(spatial_attention(b)), norm(spatial_attention(a)))
-            each = each + over_batch(where)
-        if "channel" in features:
-            each = each + over_batch(kl_maps(channel(b), channel(a)))
-        found.append(each)
-    whole = over_maps(torch.stack(found)) if found else torch.zeros(())
+    found = [
+        sum(over_batch(kl_maps(of(b), of(a))) for of in attention)
+        for a, b in zip(maps, of_teacher, strict=False)
+    ]
+    features = over_maps(torch.stack(found)) if found else torch.zeros(())
     p, q = ((x / temperature).softmax(1) for x in (t, s))
-    return alpha * lam * whole + (1 - alpha) * temperature**power * kl_logits(p, q).mean()
+    of_features, of_logits = weights(alpha, lam)
+    return of_features * features + of_logits * temperature**power * kl_logits(p, q).mean()
 
 
 def backwards(p, q):
@@ -63,8 +59,8 @@ wrong(
 )
 wrong("features' term is dead", cleared_too_early=lambda a, b, *rest: loss(a, [], *rest))
 wrong("map 2 of 3", first_map_only=lambda a, b, *rest: loss(a[:1], b[:1], *rest))
-wrong("spatial term is dead", channels_only=partial(loss, features=("channel",)))
-wrong("channel term is dead", places_only=partial(loss, features=("spatial",)))
+wrong("spatial term is dead", channels_only=partial(loss, attention=[channel_attention]))
+wrong("channel term is dead", places_only=partial(loss, attention=[spatial]))
 wrong("mean over the maps", sum_over_maps=partial(loss, over_maps=torch.sum))
 wrong("grows with the batch", sum_over_batch=partial(loss, over_batch=torch.sum))
 wrong("temperature squared", no_temperature_squared=partial(loss, power=0))
@@ -74,26 +70,21 @@ wrong(
     "divided by the classes",
     mean_over_classes=partial(loss, kl_logits=lambda p, q: kl(p, q) / p.shape[1]),
 )
-wrong("divided by its sum", unit_length_in_a_kl=partial(loss, norm=lambda a: a.softmax(dim=1)))
+wrong(
+    "divided by its sum",
+    unit_length_in_a_kl=partial(
+        loss, attention=(lambda x: spatial_attention(x).softmax(1), channel_attention)
+    ),
+)
 wrong(
     "no softmax beyond",
-    one_softmax_too_many=partial(loss, channel=lambda x: (channel_attention(x) / 8).softmax(dim=1)),
+    one_softmax_too_many=partial(
+        loss, attention=(spatial, lambda x: (channel_attention(x) / 8).softmax(1))
+    ),
 )
-
-
-@wrong("swapped")
-def alpha_swapped(maps, of_teacher, s, t, alpha, lam, temperature):
-    return loss(maps, of_teacher, s, t, 1 - alpha, lam, temperature)
-
-
-@wrong("weight is 1 - alpha")
-def alpha_is_never_read(maps, of_teacher, s, t, alpha, lam, temperature):
-    return sum(loss(maps, of_teacher, s, t, a, lam, temperature) for a in (1, 0))
-
-
-@wrong("not 3 times")
-def forgets_lambda(maps, of_teacher, s, t, alpha, lam, temperature):
-    return loss(maps, of_teacher, s, t, alpha, 1.0, temperature)
+wrong("swapped", alpha_swapped=partial(loss, weights=lambda alpha, lam: ((1 - alpha) * lam, alpha)))
+wrong("weight is 1 - alpha", alpha_is_never_read=partial(loss, weights=lambda alpha, lam: (lam, 1)))
+wrong("not 3 times", forgets_lambda=partial(loss, weights=lambda alpha, lam: (alpha, 1 - alpha)))
 
 
 @wrong("something other")
@@ -114,29 +105,31 @@ def alive(term, weights, felt=any, **options):
     return felt(g is not None and bool(g.abs().max() > 0) for g in found)
 
 
+def listed(suspect):
+    """An answer that lists the terms of which `suspect(term, weights)` holds."""
+    return lambda terms, weights: [n for n, term in terms.items() if suspect(term, weights)]
+
+
 def dead(terms, weights, **options):
-    return [name for name, term in terms.items() if not alive(term, weights, **options)]
+    return [n for n, term in terms.items() if not alive(term, weights, **options)]
 
 
 wrong = mutants("dead_terms")
 wrong("None", finds_and_forgets=lambda terms, weights: print(dead(terms, weights)))
+wrong("'detached' is dead", value_of_zero=listed(lambda term, _: term == 0))
+wrong("'saturated' is dead", has_no_graph=listed(lambda term, _: not term.requires_grad))
+wrong("below 0", negative_counts_as_dead=listed(lambda term, w: term < 0 or not alive(term, w)))
 wrong("retain_graph=True", frees_the_graph=partial(dead, retain_graph=False))
 wrong("allow_unused=True", all_must_be_used=partial(dead, allow_unused=False))
-
-
-@wrong("'detached' is dead")
-def value_of_zero(terms, weights):
-    return [name for name, term in terms.items() if term == 0]
+wrong(
+    "ask requires_grad first",
+    never_asks_for_a_graph=listed(lambda term, weights: gradients(term, weights)[0] is None),
+)
 
 
 @wrong("gradient, not the value")
-def value_of_zero_too(terms, weights):
-    return {*dead(terms, weights), *value_of_zero(terms, weights)}
-
-
-@wrong("'saturated' is dead")
-def has_no_graph(terms, weights):
-    return [name for name, term in terms.items() if not term.requires_grad]
+def value_of_zero_too(terms, weights):  # a set does as well as a list
+    return {n for n, term in terms.items() if term == 0 or not alive(term, weights)}
 
 
 @wrong("'of others' is dead")
@@ -146,18 +139,8 @@ def asks_for_a_graph_of_gradients(terms, weights):
 
 @wrong("one is enough")
 def every_weight_must_feel(terms, weights):
-    listed = dead(terms, weights, felt=all)
-    return [n for n in listed if n in ("last weight", *dead(terms, weights))]
-
-
-@wrong("below 0")
-def negative_counts_as_dead(terms, weights):
-    return [n for n, term in terms.items() if term < 0 or n in dead(terms, weights)]
-
-
-@wrong("ask requires_grad first")
-def never_asks_for_a_graph(terms, weights):
-    return [n for n, term in terms.items() if gradients(term, weights)[0] is None]
+    found = dead(terms, weights, felt=all)
+    return [n for n in found if n in ("last weight", *dead(terms, weights))]
 
 
 @wrong("place of backward")
