@@ -1,29 +1,52 @@
-"""Plausible wrong answers to the course's exercises, in the test file of their check."""
+"""Plausible wrong answers to the course's exercises, in the test file of their check.
+
+Most are the right answer with one step changed, `partial(right, step=...)`. Where a return is
+forgotten, `print` stands for it: it computes all, and gives None.
+"""
+
+from collections import Counter
 
 import pytest
 
 from akt_course import checks
 
 MUTANTS = []
+REFUSED = Counter()  # by exercise: how many of them a test refuses
 
 
-def mutant(exercise, says):
-    """Register a wrong answer: the check must refuse it, in a message that contains `says`."""
+def mutants(exercise):
+    """How to register an exercise's wrong answers, with what the check must say of each.
 
-    def keep(answer):
-        MUTANTS.append((exercise, answer, says))
-        return answer
+    wrong = mutants("double")
+    wrong("add it to itself", squares=lambda x: x * x)
 
-    return keep
+    @wrong("add it to itself")  # where a mistake takes several lines
+    def adds_too_often(x): ...
+    """
+
+    def wrong(says, **answers):
+        def keep(answer, name=None):
+            MUTANTS.append((exercise, name or answer.__name__, answer, says))
+            return answer
+
+        for name, answer in answers.items():
+            keep(answer, name)
+        return keep
+
+    return wrong
 
 
-def refused(module):
-    """The test of a module's wrong answers: each is refused, with the sentence that helps."""
-    own = [case for case in MUTANTS if case[1].__module__ == module]
+def refused(*exercises):
+    """The test of these exercises' wrong answers: each is refused, with the words that help."""
+    cases = [
+        pytest.param(exercise, answer, says, id=f"{exercise}-{name}-{says[:60]}")
+        for exercise, name, answer, says in MUTANTS
+        if exercise in exercises
+    ]
 
-    @pytest.mark.parametrize(
-        ("exercise", "answer", "says"), own, ids=lambda v: getattr(v, "__name__", str(v)[:60])
-    )
+    REFUSED.update(exercise for exercise, *_ in MUTANTS if exercise in exercises)
+
+    @pytest.mark.parametrize(("exercise", "answer", "says"), cases)
     def test(exercise, answer, says):
         result = getattr(checks, exercise)(answer)
         assert not result.passed

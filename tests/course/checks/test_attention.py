@@ -1,157 +1,80 @@
-import torch.nn.functional as F
+from functools import partial
 
-from tests.course.checks import mutant, refused
+from torch.nn.functional import normalize
+
+from tests.course.checks import mutants, refused
+
+
+def energy(x):
+    return x.square().mean(1).flatten(1)
 
 
 def spatial(x):
-    return F.normalize(x.square().mean(1).flatten(1), dim=1)
+    return normalize(energy(x), dim=1)
 
 
 def channel(x):
     return x.square().mean((2, 3)).softmax(1)
 
 
-@mutant("attention_maps", says="None")
-def forgets_to_return(x):
-    spatial(x), channel(x)
+def maps(spatial=spatial, channel=channel):
+    return lambda x: (spatial(x), channel(x))
 
 
-@mutant("attention_maps", says="swapped")
-def swapped(x):
-    return channel(x), spatial(x)
-
-
-@mutant("attention_maps", says="flatten it")
-def not_flat(x):
-    return spatial(x).view(len(x), *x.shape[2:]), channel(x)
-
-
-@mutant("attention_maps", says="spatial map is not normalised")
-def energies_only(x):
-    return x.square().mean(1).flatten(1), channel(x)
-
-
-@mutant("attention_maps", says="spatial rows sum to one")
-def spatial_of_unit_sum(x):
-    return F.normalize(x.square().mean(1).flatten(1), p=1, dim=1), channel(x)
-
-
-@mutant("attention_maps", says="whole batch has length 1")
-def batch_of_unit_length(x):
-    energy = x.square().mean(1).flatten(1)
-    return energy / energy.norm(), channel(x)
-
-
-@mutant("attention_maps", says="square of the mean over channels")
-def square_of_means(x):
-    return F.normalize(x.mean(1).square().flatten(1), dim=1), channel(x)
-
-
-@mutant("attention_maps", says="square of the mean over positions")
-def square_of_means_by_channel(x):
-    return spatial(x), x.mean((2, 3)).square().softmax(1)
-
-
-@mutant("attention_maps", says="softmax runs over the batch")
-def softmax_over_batch(x):
-    return spatial(x), x.square().mean((2, 3)).softmax(0)
-
-
-@mutant("attention_maps", says="end with a softmax")
-def no_softmax(x):
-    return spatial(x), x.square().mean((2, 3))
-
-
-@mutant("attention_maps", says="sum over positions")
-def sums_positions(x):
-    return spatial(x), x.square().sum((2, 3)).softmax(1)
-
-
-@mutant("attention_maps", says="forgets the square")
-def forgets_the_square(x):
-    return spatial(x), x.mean((2, 3)).softmax(1)
-
-
-@mutant("attention_maps", says="two softmaxes")
-def softmax_twice(x):
-    return spatial(x), channel(x).softmax(1)
-
-
-@mutant("attention_maps", says="0 is divided by 0")
-def dies_on_a_dead_map(x):
-    energy = x.square().mean(1).flatten(1)
-    return energy / energy.norm(dim=1, keepdim=True), channel(x)
+wrong = mutants("attention_maps")
+wrong("None", forgets_to_return=lambda x: print(spatial(x), channel(x)))
+wrong("swapped", swapped=maps(channel, spatial))
+wrong("flatten it", not_flat=maps(lambda x: spatial(x).view(len(x), *x.shape[2:])))
+wrong("spatial map is not normalised", energies_only=maps(energy))
+wrong(
+    "spatial rows sum to one", spatial_of_unit_sum=maps(lambda x: normalize(energy(x), p=1, dim=1))
+)
+wrong("whole batch has length 1", batch_of_unit_length=maps(lambda x: energy(x) / energy(x).norm()))
+wrong(
+    "square of the mean over channels",
+    square_of_means=maps(lambda x: normalize(x.mean(1).square().flatten(1), dim=1)),
+)
+wrong(
+    "square of the mean over positions",
+    square_of_means_by_channel=maps(channel=lambda x: x.mean((2, 3)).square().softmax(1)),
+)
+wrong(
+    "softmax runs over the batch",
+    softmax_over_batch=maps(channel=lambda x: x.square().mean((2, 3)).softmax(0)),
+)
+wrong("end with a softmax", no_softmax=maps(channel=lambda x: x.square().mean((2, 3))))
+wrong(
+    "sum over positions", sums_positions=maps(channel=lambda x: x.square().sum((2, 3)).softmax(1))
+)
+wrong("forgets the square", forgets_the_square=maps(channel=lambda x: x.mean((2, 3)).softmax(1)))
+wrong("two softmaxes", softmax_twice=maps(channel=lambda x: channel(x).softmax(1)))
+wrong(
+    "0 is divided by 0",
+    dies_on_a_dead_map=maps(lambda x: energy(x) / energy(x).norm(dim=1, keepdim=True)),
+)
 
 
 def kl(p, q, tiny=1e-12):
     return (p * ((p + tiny).log() - (q + tiny).log())).sum(dim=1)
 
 
-def distributions(*maps):
-    return [m / m.sum(dim=1, keepdim=True) for m in maps]
+def divided(compare):
+    """An answer that makes distributions of the maps, then compares them in its own way."""
+    return lambda *maps: compare(*(m / m.sum(dim=1, keepdim=True) for m in maps))
 
 
-@mutant("divergence", says="None")
-def forgets_to_return_it(teacher, student):
-    kl(*distributions(teacher, student))
+wrong = mutants("divergence")
+wrong("None", forgets_to_return_it=divided(lambda p, q: print(kl(p, q))))
+wrong("KL(student || teacher)", other_direction=divided(lambda p, q: kl(q, p)))
+wrong("no distributions yet", forgets_to_divide=kl)
+wrong("softmax is not the division", softmax_first=lambda t, s: kl(t.softmax(1), s.softmax(1)))
+wrong("one sum over the batch", one_number=divided(lambda p, q: kl(p, q).sum()))
+wrong("one for each row", mean_over_the_batch=divided(lambda p, q: kl(p, q).mean()))
+wrong("KL is their sum", mean_over_positions=divided(lambda p, q: kl(p, q) / p.shape[1]))
+wrong("sign is wrong", negative=divided(lambda p, q: -kl(p, q)))
+wrong("cross-entropy", cross_entropy=divided(lambda p, q: -(p * (q + 1e-12).log()).sum(1)))
+wrong("symmetric", both_directions=divided(lambda p, q: (kl(p, q) + kl(q, p)) / 2))
+wrong("squared differences", squared_differences=divided(lambda p, q: (p - q).square().sum(1)))
+wrong("keep the logarithms finite", infinite_at_zero=divided(partial(kl, tiny=0)))
 
-
-@mutant("divergence", says="KL(student || teacher)")
-def other_direction(teacher, student):
-    return kl(*distributions(student, teacher))
-
-
-@mutant("divergence", says="no distributions yet")
-def forgets_to_divide(teacher, student):
-    return kl(teacher, student)
-
-
-@mutant("divergence", says="softmax is not the division")
-def softmax_first(teacher, student):
-    return kl(teacher.softmax(1), student.softmax(1))
-
-
-@mutant("divergence", says="one sum over the batch")
-def one_number(teacher, student):
-    return kl(*distributions(teacher, student)).sum()
-
-
-@mutant("divergence", says="one for each row")
-def mean_over_the_batch(teacher, student):
-    return kl(*distributions(teacher, student)).mean()
-
-
-@mutant("divergence", says="KL is their sum")
-def mean_over_positions(teacher, student):
-    return kl(*distributions(teacher, student)) / teacher.shape[1]
-
-
-@mutant("divergence", says="sign is wrong")
-def negative(teacher, student):
-    return -kl(*distributions(teacher, student))
-
-
-@mutant("divergence", says="cross-entropy")
-def cross_entropy(teacher, student):
-    p, q = distributions(teacher, student)
-    return -(p * (q + 1e-12).log()).sum(1)
-
-
-@mutant("divergence", says="symmetric")
-def both_directions(teacher, student):
-    p, q = distributions(teacher, student)
-    return (kl(p, q) + kl(q, p)) / 2
-
-
-@mutant("divergence", says="squared differences")
-def squared_differences(teacher, student):
-    p, q = distributions(teacher, student)
-    return (p - q).square().sum(1)
-
-
-@mutant("divergence", says="keep the logarithms finite")
-def infinite_at_zero(teacher, student):
-    return kl(*distributions(teacher, student), tiny=0)
-
-
-test_mutants = refused(__name__)
+test_mutants = refused("attention_maps", "divergence")

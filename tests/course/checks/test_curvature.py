@@ -1,144 +1,86 @@
+from functools import cache, partial
+
 import torch
 
-from tests.course.checks import mutant, refused
+from tests.course.checks import mutants, refused
 
 
 def signs(size):
     return torch.randint(0, 2, (size,)) * 2.0 - 1
 
 
-def draws(product, size, probes, probe=signs):
-    found = []
-    for _ in range(probes):
-        v = probe(size)
-        found.append(v @ product(v))
-    return torch.stack(found)
+def standard_error(draws):
+    return draws.std() / len(draws) ** 0.5
 
 
-@mutant("hutchinson_trace", says="None")
-def forgets_to_return(product, size, probes):
-    draws(product, size, probes).mean()
+def trace(product, size, probes, probe=signs, mean=torch.mean, error=standard_error):
+    draws = torch.stack([v @ product(v) for v in (probe(size) for _ in range(probes))])
+    return mean(draws), error(draws)
 
 
-@mutant("hutchinson_trace", says="no pair")
-def estimate_only(product, size, probes):
-    return draws(product, size, probes).mean()
+wrong = mutants("hutchinson_trace")
+wrong("None", forgets_to_return=lambda *given: print(trace(*given)))
+wrong("no pair", estimate_only=lambda *given: trace(*given)[0])
+wrong("neither normal numbers", normal_probes=partial(trace, probe=torch.randn))
+wrong(
+    "nor 0 and 1", zeros_and_ones=partial(trace, probe=lambda n: torch.randint(0, 2, (n,)).float())
+)
+wrong("do not normalise", unit_probes=partial(trace, probe=lambda n: signs(n) / n**0.5))
+wrong("not their sum", adds_up=partial(trace, mean=torch.sum))
+wrong("spread of one probe", standard_deviation=partial(trace, error=torch.std))
+wrong("take its root", variance=partial(trace, error=lambda draws: draws.var() / len(draws)))
+wrong(
+    "probes - 1",
+    mean_counts_as_known=partial(trace, error=lambda d: d.std(correction=0) / len(d) ** 0.5),
+)
+wrong(
+    "new v for every probe",
+    one_probe_again_and_again=lambda *given: trace(*given, probe=cache(signs)),
+)
+wrong(
+    "each probe takes one", two_products_a_probe=lambda *given: (trace(*given)[0], trace(*given)[1])
+)
 
 
-@mutant("hutchinson_trace", says="neither normal numbers")
-def normal_probes(product, size, probes):
-    found = draws(product, size, probes, torch.randn)
-    return found.mean(), found.std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="nor 0 and 1")
-def zeros_and_ones(product, size, probes):
-    found = draws(product, size, probes, lambda n: torch.randint(0, 2, (n,)).float())
-    return found.mean(), found.std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="do not normalise")
-def unit_probes(product, size, probes):
-    found = draws(product, size, probes, lambda n: signs(n) / n**0.5)
-    return found.mean(), found.std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="not their sum")
-def adds_up(product, size, probes):
-    found = draws(product, size, probes)
-    return found.sum(), found.std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="spread of one probe")
-def standard_deviation(product, size, probes):
-    found = draws(product, size, probes)
-    return found.mean(), found.std()
-
-
-@mutant("hutchinson_trace", says="take its root")
-def variance(product, size, probes):
-    found = draws(product, size, probes)
-    return found.mean(), found.var() / probes
-
-
-@mutant("hutchinson_trace", says="probes - 1")
-def mean_counts_as_known(product, size, probes):
-    found = draws(product, size, probes)
-    return found.mean(), found.std(correction=0) / probes**0.5
-
-
-@mutant("hutchinson_trace", says="new v for every probe")
-def one_probe_again_and_again(product, size, probes):
-    v = signs(size)
-    found = draws(product, size, probes, lambda n: v)
-    return found.mean(), found.std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="each probe takes one")
-def two_products_a_probe(product, size, probes):
-    found = draws(product, size, probes)
-    return found.mean(), draws(product, size, probes).std() / probes**0.5
-
-
-@mutant("hutchinson_trace", says="one vector")
+@wrong("one vector")
 def all_at_once(product, size, probes):
     v = torch.stack([signs(size) for _ in range(probes)], dim=1)
-    found = (v * product(v)).sum(0)
-    return found.mean(), found.std() / probes**0.5
+    draws = (v * product(v)).sum(0)
+    return draws.mean(), standard_error(draws)
 
 
-def iterate(product, v, steps):
+def iterate(
+    product,
+    size,
+    steps,
+    start=torch.randn,
+    normalise=lambda v: v / v.norm(),
+    read=lambda v, hv: v @ hv,
+):
+    v = start(size)
     for _ in range(steps):
-        v = product(v)
-        v = v / v.norm()
-    return v
+        v = normalise(product(v))
+    return read(v, product(v))
 
 
-@mutant("top_eigenvalue", says="None")
-def prints(product, size, steps):
-    iterate(product, torch.randn(size), steps)
+wrong = mutants("top_eigenvalue")
+wrong("None", prints=lambda *given: print(iterate(*given)))
+wrong("not its vector", the_vector=partial(iterate, read=lambda v, hv: v))
+wrong("has no sign", the_norm=partial(iterate, read=lambda v, hv: hv.norm()))
+wrong(
+    "beyond all numbers",
+    never_normalises=partial(iterate, normalise=lambda v: v, read=lambda v, hv: v @ hv / (v @ v)),
+)
+wrong("random vector", starts_from_ones=partial(iterate, start=torch.ones))
+wrong("again and again", one_step=lambda product, size, steps: iterate(product, size, 1))
 
 
-@mutant("top_eigenvalue", says="not its vector")
-def the_vector(product, size, steps):
-    return iterate(product, torch.randn(size), steps)
-
-
-@mutant("top_eigenvalue", says="has no sign")
-def the_norm(product, size, steps):
-    return product(iterate(product, torch.randn(size), steps)).norm()
-
-
-@mutant("top_eigenvalue", says="beyond all numbers")
-def never_normalises(product, size, steps):
-    v = torch.randn(size)
-    for _ in range(steps):
-        v = product(v)
-    return v @ product(v) / (v @ v)
-
-
-@mutant("top_eigenvalue", says="random vector")
-def starts_from_ones(product, size, steps):
-    v = iterate(product, torch.ones(size), steps)
-    return v @ product(v)
-
-
-@mutant("top_eigenvalue", says="again and again")
-def one_step(product, size, steps):
-    v = iterate(product, torch.randn(size), 1)
-    return v @ product(v)
-
-
-@mutant("top_eigenvalue", says="most positive")
+@wrong("most positive")
 def most_positive(product, size, steps):
-    h = torch.stack([product(e) for e in torch.eye(size)])
-    return torch.linalg.eigvalsh(h)[-1]
+    hessian = torch.stack([product(e) for e in torch.eye(size)])
+    return torch.linalg.eigvalsh(hessian)[-1]
 
 
-@mutant("top_eigenvalue", says="square of the eigenvalue")
-def length_squared(product, size, steps):
-    v = iterate(product, torch.randn(size), steps)
-    return product(v) @ product(v)
+wrong("square of the eigenvalue", length_squared=partial(iterate, read=lambda v, hv: hv @ hv))
 
-
-test_mutants = refused(__name__)
+test_mutants = refused("hutchinson_trace", "top_eigenvalue")

@@ -1,233 +1,150 @@
+from contextlib import suppress
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
-from tests.course.checks import mutant, refused
+from tests.course.checks import mutants, refused
 
 
-def parts(captured, correction=0, over=(0, 2, 3)):
+def mean_square(a, b):
+    return (a - b).square().mean()
+
+
+def bns(
+    captured,
+    over=(0, 2, 3),
+    correction=0,
+    by=mean_square,
+    of_variance=lambda variance: variance,
+    of_running_var=lambda variance: variance,
+    over_layers=torch.mean,
+):
+    layers = []
     for norm, x in captured:
-        mean, variance = x.mean(over), x.var(over, correction=correction)
-        yield mean, variance, norm.running_mean, norm.running_var
+        mean, variance = x.mean(over), of_variance(x.var(over, correction=correction))
+        of_mean = by(mean, norm.running_mean)
+        layers.append(of_mean + by(variance, of_running_var(norm.running_var)))
+    return over_layers(torch.stack(layers))
 
 
-def loss(mean, variance, running_mean, running_var, compare=F.mse_loss):
-    return compare(mean, running_mean) + compare(variance, running_var)
+wrong = mutants("bns_loss")
+wrong("None", forgets_to_return=lambda captured: print(bns(captured)))
+wrong("biased", unbiased_variance=partial(bns, correction=1))
+wrong("sum over the layers", sum_over_layers=partial(bns, over_layers=torch.sum))
+wrong("over the channels", sum_over_channels=partial(bns, by=lambda a, b: (a - b).square().sum()))
+wrong("batch as well", statistics_of_each_image=partial(bns, over=(2, 3)))
+wrong(
+    "compare the variances",
+    standard_deviations=partial(bns, of_variance=torch.sqrt, of_running_var=torch.sqrt),
+)
+wrong(
+    "is a variance already",
+    root_of_the_running_variance_only=partial(bns, of_running_var=torch.sqrt),
+)
+wrong("without their square", absolute_differences=partial(bns, by=F.l1_loss))
+wrong(
+    "is the return inside the loop",
+    returns_in_the_loop=partial(bns, over_layers=lambda layers: layers[0]),
+)
+wrong(
+    "only the last layer", keeps_only_the_last=partial(bns, over_layers=lambda layers: layers[-1])
+)
+wrong("no gradient comes through", a_plain_number=lambda captured: bns(captured).item())
+wrong("cut off from the images", detaches_the_variance=partial(bns, of_variance=torch.detach))
 
 
-@mutant("bns_loss", says="None")
-def forgets_to_return(captured):
-    torch.stack([loss(*p) for p in parts(captured)]).mean()
-
-
-@mutant("bns_loss", says="biased")
-def unbiased_variance(captured):
-    return torch.stack([loss(*p) for p in parts(captured, correction=1)]).mean()
-
-
-@mutant("bns_loss", says="sum over the layers")
-def sum_over_layers(captured):
-    return torch.stack([loss(*p) for p in parts(captured)]).sum()
-
-
-@mutant("bns_loss", says="over the channels")
-def sum_over_channels(captured):
-    def compare(a, b):
-        return (a - b).square().sum()
-
-    return torch.stack([loss(*p, compare=compare) for p in parts(captured)]).mean()
-
-
-@mutant("bns_loss", says="batch as well")
-def statistics_of_each_image(captured):
-    found = []
-    for norm, x in captured:
-        found.append((x.mean((2, 3)) - norm.running_mean).square().mean())
-        found[-1] = found[-1] + ((x.var((2, 3), correction=0) - norm.running_var).square().mean())
-    return torch.stack(found).mean()
-
-
-@mutant("bns_loss", says="compare the variances")
-def standard_deviations(captured):
-    found = [loss(m, v.sqrt(), rm, rv.sqrt()) for m, v, rm, rv in parts(captured)]
-    return torch.stack(found).mean()
-
-
-@mutant("bns_loss", says="is a variance already")
-def root_of_the_running_variance_only(captured):
-    return torch.stack([loss(m, v, rm, rv.sqrt()) for m, v, rm, rv in parts(captured)]).mean()
-
-
-@mutant("bns_loss", says="without their square")
-def absolute_differences(captured):
-    return torch.stack([loss(*p, compare=F.l1_loss) for p in parts(captured)]).mean()
-
-
-@mutant("bns_loss", says="only the means")
+@wrong("only the means")
 def forgets_the_variance(captured):
-    return torch.stack([F.mse_loss(m, rm) for m, _, rm, _ in parts(captured)]).mean()
+    layers = [mean_square(x.mean((0, 2, 3)), norm.running_mean) for norm, x in captured]
+    return torch.stack(layers).mean()
 
 
-@mutant("bns_loss", says="is the return inside the loop")
-def returns_in_the_loop(captured):
-    for p in parts(captured):
-        return loss(*p)
-
-
-@mutant("bns_loss", says="only the last layer")
-def keeps_only_the_last(captured):
-    for p in parts(captured):
-        found = loss(*p)
-    return found
-
-
-@mutant("bns_loss", says="no gradient comes through")
-def a_plain_number(captured):
-    return torch.stack([loss(*p) for p in parts(captured)]).mean().item()
-
-
-@mutant("bns_loss", says="cut off from the images")
-def detaches_the_variance(captured):
-    found = [loss(m, v.detach(), rm, rv) for m, v, rm, rv in parts(captured)]
-    return torch.stack(found).mean()
-
-
-@mutant("bns_loss", says="do not run the layers")
+@wrong("do not run the layers")
 def runs_the_layers(captured):
-    found = torch.stack([loss(*p) for p in parts(captured)]).mean()
+    found = bns(captured)
     for norm, x in captured:
         norm.train()(x)
     return found
-
-
-def capture(network, images, hooked, keep, cleanly=True):
-    handles = [keep(m) for m in hooked]
-    if not cleanly:
-        network(images)
-        for handle in handles:
-            handle.remove()
-        return
-    try:
-        network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def norms(network):
     return [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
-@mutant("capture_inputs", says="a hook is still there")
+def hook(network, found, keep=lambda norm, inputs: (norm, inputs[0]), kind="forward_pre"):
+    return [
+        getattr(norm, f"register_{kind}_hook")(lambda *seen: found.append(keep(*seen)))
+        for norm in norms(network)
+    ]
+
+
+def capture(network, images, found=None, **hooks):
+    found = [] if found is None else found
+    handles = hook(network, found, **hooks)
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+wrong = mutants("capture_inputs")
+
+
+@wrong("a hook is still there")
 def never_removes(network, images):
     found = []
-    for norm in norms(network):
-        norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0])))
+    hook(network, found)
     network(images)
     return found
 
 
-@mutant("capture_inputs", says="remove them in `finally`")
+@wrong("remove them in `finally`")
 def removes_only_if_all_goes_well(network, images):
     found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0])))
-
-    capture(network, images, norms(network), hook, cleanly=False)
+    handles = hook(network, found)
+    network(images)
+    for handle in handles:
+        handle.remove()
     return found
 
 
-@mutant("capture_inputs", says="batch norm's output")
-def keeps_the_output(network, images):
-    found = []
-
-    def hook(norm):
-        return norm.register_forward_hook(lambda m, inputs, output: found.append((m, output)))
-
-    capture(network, images, norms(network), hook)
-    return found
-
-
-@mutant("capture_inputs", says="take inputs[0]")
-def keeps_the_tuple(network, images):
-    found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs)))
-
-    capture(network, images, norms(network), hook)
-    return found
-
-
-@mutant("capture_inputs", says="cut off from the images")
-def detaches(network, images):
-    found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(
-            lambda m, inputs: found.append((m, inputs[0].detach()))
-        )
-
-    capture(network, images, norms(network), hook)
-    return found
-
-
-@mutant("capture_inputs", says="another layer's batch norm")
+@wrong("another layer's batch norm")
 def pairs_by_definition(network, images):
-    found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append(inputs[0]))
-
-    capture(network, images, norms(network), hook)
-    return list(zip(norms(network), found, strict=True))
+    return list(zip(norms(network), (x for _, x in capture(network, images)), strict=True))
 
 
-@mutant("capture_inputs", says="order in which the layers were defined")
+@wrong("order in which the layers were defined")
 def a_dictionary_filled_before(network, images):
-    found = dict.fromkeys(norms(network))
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.update({m: inputs[0]}))
-
-    capture(network, images, norms(network), hook)
-    return list(found.items())
+    return list((dict.fromkeys(norms(network)) | dict(capture(network, images))).items())
 
 
-@mutant("capture_inputs", says="hides it")
+@wrong("hides it")
 def swallows_the_exception(network, images):
     found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0])))
-
-    try:
-        capture(network, images, norms(network), hook)
-    except RuntimeError:
-        pass
+    with suppress(RuntimeError):
+        capture(network, images, found)
     return found
 
 
-@mutant("capture_inputs", says="leave the network in eval mode")
+@wrong("leave the network in eval mode")
 def switches_to_training(network, images):
-    found = []
-
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0])))
-
-    network.train()
-    capture(network, images, norms(network), hook)
+    found = capture(network.train(), images)
     network.eval()
     return found
 
 
-@mutant("capture_inputs", says="start with an empty list")
-def keeps_across_calls(network, images, found=[]):  # noqa: B006
-    def hook(norm):
-        return norm.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0])))
+wrong(
+    "batch norm's output",
+    keeps_the_output=partial(capture, kind="forward", keep=lambda norm, _, output: (norm, output)),
+)
+wrong("take inputs[0]", keeps_the_tuple=partial(capture, keep=lambda norm, inputs: (norm, inputs)))
+wrong(
+    "cut off from the images",
+    detaches=partial(capture, keep=lambda norm, inputs: (norm, inputs[0].detach())),
+)
+wrong("start with an empty list", keeps_across_calls=partial(capture, found=[]))
 
-    capture(network, images, norms(network), hook)
-    return found
-
-
-test_mutants = refused(__name__)
+test_mutants = refused("bns_loss", "capture_inputs")

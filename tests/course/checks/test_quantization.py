@@ -1,10 +1,13 @@
+from functools import partial
+
 import torch
 
 from akt_lab.quantizer import affine_parameters, fake_quantize
-from tests.course.checks import mutant, refused
+from tests.course.checks import mutants, refused
 
 
-def grid(x, levels, whole_zero=True, rounding=torch.round, zero_inside=True):
+def grid(x, bits, levels_too_many=0, whole_zero=True, rounding=torch.round, zero_inside=True):
+    levels = 2**bits - 1 + levels_too_many
     low, high = x.min(), x.max()
     if zero_inside:
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -18,67 +21,41 @@ def grid(x, levels, whole_zero=True, rounding=torch.round, zero_inside=True):
     return (q - zero_point) * scale
 
 
-@mutant("affine_quantize", says="None")
-def forgets_to_return(x, bits):
-    grid(x, 2**bits - 1)
+wrong = mutants("affine_quantize")
+wrong("None", forgets_to_return=lambda x, bits: print(grid(x, bits)))
+wrong("highest is 2^bits - 1", one_level_too_many=partial(grid, levels_too_many=1))
+wrong("*nearest* level", truncates=partial(grid, rounding=torch.floor))
+wrong("round the zero point", zero_point_is_not_whole=partial(grid, whole_zero=False))
+wrong("min(low, 0)", range_without_zero=partial(grid, zero_inside=False))
 
 
-@mutant("affine_quantize", says="highest is 2^bits - 1")
-def one_level_too_many(x, bits):
-    return grid(x, 2**bits)
-
-
-@mutant("affine_quantize", says="*nearest* level")
-def truncates(x, bits):
-    return grid(x, 2**bits - 1, rounding=torch.floor)
-
-
-@mutant("affine_quantize", says="round the zero point")
-def zero_point_is_not_whole(x, bits):
-    return grid(x, 2**bits - 1, whole_zero=False)
-
-
-@mutant("affine_quantize", says="min(low, 0)")
-def range_without_zero(x, bits):
-    return grid(x, 2**bits - 1, zero_inside=False)
-
-
-@mutant("affine_quantize", says="whole numbers")
+@wrong("whole numbers")
 def forgets_to_come_back(x, bits):
     scale, zero_point = affine_parameters(x.min(), x.max(), bits)
     return ((x / scale).round() + zero_point).clamp(0, 2**bits - 1)
 
 
-def errors(x, bits, candidates, power=2):
-    for clip in candidates:
-        x_hat = fake_quantize(x, *affine_parameters(torch.zeros(()), clip, bits), bits)
-        yield (x_hat - x).abs().pow(power).mean()
+def error(x, bits, clip, power=2):
+    x_hat = fake_quantize(x, *affine_parameters(torch.zeros(()), clip, bits), bits)
+    return (x_hat - x).abs().pow(power).mean()
 
 
-@mutant("best_clip", says="none of the candidates")
-def its_place(x, bits, candidates):
-    return torch.stack(list(errors(x, bits, candidates))).argmin()
+def errors(x, bits, candidates, error=error):
+    return torch.stack([error(x, bits, clip) for clip in candidates])
 
 
-@mutant("best_clip", says="none of the candidates")
-def its_error(x, bits, candidates):
-    return torch.stack(list(errors(x, bits, candidates))).min()
+def best(x, bits, candidates, error):
+    return candidates[errors(x, bits, candidates, error).argmin()]
 
 
-@mutant("best_clip", says="error of what is clipped as well")
-def the_maximum(x, bits, candidates):
-    return candidates[-1]
+wrong = mutants("best_clip")
+wrong("none of the candidates", its_place=lambda *given: errors(*given).argmin())
+wrong("none of the candidates", its_error=lambda *given: errors(*given).min())
+wrong("error of what is clipped as well", the_maximum=lambda x, bits, candidates: candidates[-1])
+wrong(
+    "error of what is clipped as well",
+    only_what_is_rounded=partial(best, error=lambda x, bits, clip: error(x[x <= clip], bits, clip)),
+)
+wrong("squared", absolute_errors=partial(best, error=partial(error, power=1)))
 
-
-@mutant("best_clip", says="error of what is clipped as well")
-def only_what_is_rounded(x, bits, candidates):
-    found = [next(errors(x[x <= clip], bits, [clip])) for clip in candidates]
-    return candidates[torch.stack(found).argmin()]
-
-
-@mutant("best_clip", says="squared")
-def absolute_errors(x, bits, candidates):
-    return candidates[torch.stack(list(errors(x, bits, candidates, power=1))).argmin()]
-
-
-test_mutants = refused(__name__)
+test_mutants = refused("affine_quantize", "best_clip")
