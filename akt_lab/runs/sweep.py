@@ -122,8 +122,6 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
     torch.set_num_threads(place.threads)
     try:
         with claim(job.folder), suppress(DivergedError):
-            for leftover in job.folder.glob(".*.tmp"):  # of a killed process
-                leftover.unlink(missing_ok=True)
             bar = functools.partial(Report, tell, job.name, job.settings.steps)
             do(
                 job,
