@@ -106,11 +106,8 @@ def load_pool(
     Returns:
         (N, channels, S, S).
     """
-    tensors, about = (
-        {"labels": labels, **teacher.state_dict()},
-        (terms.__name__, *shape, steps, seed),
-    )
-    mine = folder / f"pool-{fingerprint(tensors, about)}"
+    tensors = {"labels": labels, **teacher.state_dict()}
+    mine = folder / f"pool-{fingerprint(tensors, (terms.__name__, *shape, steps, seed))}"
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(labels), *shape, generator=rng).to(labels.device)
     chunks = list(zip(noise.split(CHUNK), labels.split(CHUNK), strict=True))

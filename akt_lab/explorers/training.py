@@ -42,7 +42,7 @@ def is_unfinished(folder: str) -> bool:
         raise UsageError("name a folder for the run")
     path = Path(folder)
     instead = f"choose another folder, such as {free_folder(path)}"
-    if path.is_dir() and (path / RECORD).exists():
+    if (path / RECORD).exists():
         record = Run(path).record
         if record.get("status") in ENDED:
             how = "diverged" if record["status"] == "failed" else "is finished"

@@ -202,7 +202,7 @@ def is_free(folder: Path) -> bool:
 
 def free_folder(folder: Path) -> Path:
     """`folder`, or with -2, -3, ... the first one that is not there."""
-    others = (folder.with_name(f"{folder.name}-{count}") for count in itertools.count(2))
+    others = (Path(f"{folder}-{count}") for count in itertools.count(2))
     return next(free for free in itertools.chain([folder], others) if not free.exists())
 
 

@@ -123,13 +123,8 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
     try:
         with claim(job.folder), suppress(DivergedError):
             bar = functools.partial(Report, tell, job.name, job.settings.steps)
-            do(
-                job,
-                Run(job.folder),
-                *_bench(job.spec, choose_device(place.device), sweep),
-                True,
-                bar,
-            )
+            bench = _bench(job.spec, choose_device(place.device), sweep)
+            do(job, Run(job.folder), *bench, True, bar)
         return line_of(Run(job.folder))
     finally:
         torch.set_num_threads(threads)

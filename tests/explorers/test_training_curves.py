@@ -8,15 +8,7 @@ import pytest
 
 from akt_lab.explorers import history
 from akt_lab.explorers.history import History
-from akt_lab.explorers.training_curves import (
-    NORM,
-    PICTURE,
-    decades,
-    draw,
-    look,
-    rows_a_point,
-    show,
-)
+from akt_lab.explorers.training_curves import NORM, PICTURE, decades, draw, look, rows_a_point, show
 from tests.explorers.conftest import FLOOR, RECORD, pixels, steps, write
 
 
