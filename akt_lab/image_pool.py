@@ -1,6 +1,5 @@
 """Images whose pixels were optimised once (ZeroQ, HAST), drawn from as from a generator."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.errors import AktError
-from akt_lab.files import claim, load_tensors, save_tensors
+from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
 from akt_lab.graph import capture_bn_inputs
 from akt_lab.losses import Terms, total
 
@@ -107,7 +106,8 @@ def load_pool(
     Returns:
         (N, channels, S, S).
     """
-    mine = folder / f"pool-{_fingerprint(teacher, terms, labels, shape, steps, seed)}"
+    tensors = {"labels": labels, **teacher.state_dict()}
+    mine = folder / f"pool-{fingerprint(tensors, (terms.__name__, *shape, steps, seed))}"
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(labels), *shape, generator=rng).to(labels.device)
     chunks = list(zip(noise.split(CHUNK), labels.split(CHUNK), strict=True))
@@ -146,12 +146,3 @@ def optimise(
     if not math.isfinite(loss.item()):
         raise AktError("the images' loss is not finite: does the teacher give finite logits?")
     return x.detach()
-
-
-def _fingerprint(
-    teacher: nn.Module, terms: Callable[..., Terms], labels: Tensor, *rest: Any
-) -> str:
-    digest = hashlib.sha256(repr((terms.__name__, rest)).encode())
-    for tensor in (labels, *teacher.state_dict().values()):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

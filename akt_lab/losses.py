@@ -96,11 +96,16 @@ def akt_terms(
     if variant == "published":
         return logit_terms
     lam = LAMBDA[variant] if lam is None else lam
-    feature_weight, logit_weight = (alpha * lam, 1 - alpha) if variant == "paper" else (lam, 1.0)
+    feature_weight = alpha * lam if variant == "paper" else lam
     spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
-    weighted = {name: logit_weight * term for name, term in logit_terms.items()}
+    weighted = {name: logit_weight(variant, alpha) * term for name, term in logit_terms.items()}
     features = {"spatial": feature_weight * spatial, "channel": feature_weight * channel}
     return weighted | {name: term for name, term in features.items() if parts in ("both", name)}
+
+
+def logit_weight(variant: str, alpha: float) -> float:
+    """Of the method's own terms in a student's loss with AKT; see `akt_terms`."""
+    return 1 - alpha if variant == "paper" else 1.0
 
 
 def akt_loss(

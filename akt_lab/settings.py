@@ -188,7 +188,19 @@ class Settings:
     @property
     def logit_weight(self) -> float:
         """Of the method's own terms in the student's loss; see `losses.akt_terms`."""
-        return 1 - self.alpha if self.has_akt and self.variant == "paper" else 1.0
+        from akt_lab.losses import logit_weight
+
+        return logit_weight(self.variant, self.alpha) if self.has_akt else 1.0
+
+    @property
+    def shown_variant(self) -> str:
+        """AKT's, or "" where AKT was not asked for: the variant then means nothing."""
+        return self.variant if self.has_akt else ""
+
+    @property
+    def bits(self) -> str:
+        """Of weights and activations, as in the papers: 3w3a."""
+        return f"{self.weight_bits}w{self.act_bits}a"
 
     @property
     def label(self) -> str:

@@ -46,15 +46,14 @@ def job(given: argparse.Namespace, method: str, variant: str, bits: int, rate: f
 
 def row(run: Run) -> dict[str, object]:
     """What the choice may look at: no accuracy."""
-    record, history = run.record, run.history()
-    settings = record["settings"]
+    record, history, settings = run.record, run.history(), run.settings
     scores = history.get("synthetic_kl", pd.Series(dtype=float)).dropna()
     return {
-        "method": settings["method"],
-        "variant": settings["variant"] if "akt" in settings["method"] else "",
-        "bits": settings["weight_bits"],
-        "student_lr": settings["student_lr"],
-        "synthetic_kl": scores.iloc[-1] if record["status"] == "done" else float("inf"),
+        "method": settings.method,
+        "variant": settings.shown_variant,
+        "bits": settings.weight_bits,
+        "student_lr": settings.student_lr,
+        "synthetic_kl": scores.iloc[-1] if run.done else float("inf"),
         "status": record["status"],
         "lambda": record.get("lam"),
     }

@@ -10,6 +10,27 @@ import torch.nn.functional as F
 from torch import nn
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg"
+SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}  # a run of seconds
+
+
+def fake_run(folder, last=90.0, bench=None, history=(), **given):
+    """A run of which only record and history are there; `given` are of the record, or settings."""
+    from akt_lab.benches import BenchSpec
+    from akt_lab.runs.folder import Run
+    from akt_lab.runs.jobs import demo_settings
+
+    own = {"status": "done", "teacher_accuracy": 99.0, "images": 540, "classes": 10,
+           "evaluations": [], "fingerprints": {}, "error": "it diverged"}  # fmt: skip
+    record = {key: given.pop(key, value) for key, value in own.items()}
+    run = Run.create(folder)
+    run.update_record(
+        settings={**demo_settings("adadfq", 3).to_dict(), **given},
+        bench=BenchSpec(**(bench or {})).to_dict(),
+        accuracy={} if last is None else dict.fromkeys(("last", "label_free", "best"), last),
+        **record,
+    )
+    run.append_history(list(history))
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from torch import nn
 
 from akt_lab.errors import AktError, UsageError
 from akt_lab.graph import (
+    PLACES,
     capture_bn_inputs,
     capture_maps,
     is_activation,
@@ -183,7 +184,7 @@ def test_where_maps_are_taken(digits, bits):
 
     x = digits.normalise(digits.images[:2])
     seen, outputs = [], []
-    for place in ("body", "sum", "relu"):
+    for place in PLACES:
         network = made()
         layers = map_layers(network, place)
         assert len(layers) == len(residual_bodies(made()))
@@ -192,6 +193,7 @@ def test_where_maps_are_taken(digits, bits):
         seen += maps.values()
     body, total, relu = seen
     assert not torch.equal(body, total)
+    assert not torch.equal(relu, total)
     assert torch.equal(relu, total.relu())
     assert torch.equal(outputs[0], outputs[2])
 

@@ -76,6 +76,10 @@ def test_gradient_rules():
     for rule, expected in (("identity", came), ("clipped", came * torch.tensor([0, 1, 1, 1, 0]))):
         (gradient,) = torch.autograd.grad(fake_quantize(x, scale, zero, 4, rule), x, came)
         assert torch.equal(gradient, expected), rule
+        observer = ActivationQuantizer(4, "minmax", rule)
+        observer.observe(torch.tensor([-1.0, 1.0]))
+        observer.observing = False
+        assert torch.equal(torch.autograd.grad(observer(x), x, came)[0], expected), rule
     with pytest.raises(UsageError, match="did you mean 'identity'"):
         fake_quantize(x, scale, zero, 4, "identiy")
 
@@ -218,6 +222,9 @@ def test_what_cannot_be_quantized(functional_net):
         quantize_model(functional_net, {"groupd": 3, "*": 3})
     with pytest.raises(UsageError, match="no bits given for layer 'first'"):
         quantize_model(functional_net, {"grouped": 3})
+    for choice in ({"ranges": "emma"}, {"gradient": "clip"}):
+        with pytest.raises(UsageError, match=r"unknown .* rule"):
+            quantize_model(functional_net, **choice)
     with pytest.raises(AktError, match="nothing to quantize"):
         quantize_model(nn.Sequential(nn.ReLU(), nn.Flatten()))
     with pytest.raises(AktError, match="ConvTranspose2d cannot be quantized"):

@@ -42,6 +42,7 @@ def test_keeping_twice_is_keeping_once():
 
 
 def test_an_evaluation_leaves_the_process_as_it_is(digits):
+    """A notebook's kernel, say: malloc's settings would be changed for good."""
     before = keep_freed_memory.cache_info()
     evaluate(digits.teacher, digits)
     assert keep_freed_memory.cache_info() == before

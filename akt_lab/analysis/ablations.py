@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from akt_lab.analysis.kept import check_one_bench
 from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
-from akt_lab.runs.folder import Run
+from akt_lab.runs.folder import Run, differences
 from akt_lab.runs.jobs import Job, demo_settings
 from akt_lab.runs.results import OF_AKT, line_of, row
 from akt_lab.settings import Settings
@@ -65,29 +65,26 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     found = {}
     for run in runs:
         change = names.get(run.folder.name.rsplit("-", 2)[0])
-        if change and run.record.get("status") == "done":
+        if change and run.done:
             found[run] = {"change": change, **row(line_of(run))}
     if not found:
         raise AktError("no ablations among these runs: python benchmarks/ablations.py makes them")
     check_one_bench(list(found))
     shared: dict[str, Any] = {}
     for run, r in found.items():
-        asked = asdict(Settings(**CHANGES[r["change"]]))
-        for name, value in {
-            **r["settings"],
-            "teacher": r["teacher"],
-            "images": r["images"],
-        }.items():
-            if name in OF_A_CHANGE and value != asked[name]:
-                raise AktError(
-                    f"{run.folder} is named for {r['change']!r}, but its {name} is {value}, "
-                    f"not {asked[name]}: move it out of the ablations"
-                )
-            if name not in ("seed", *OF_A_CHANGE) and shared.setdefault(name, value) != value:
-                raise AktError(
-                    f"these ablations differ in more than their change and seed ({name}: "
-                    f"{shared[name]}, and {value} of {run.folder}): name a folder of one kind"
-                )
+        asked, rest = Settings(**CHANGES[r["change"]]), dict(r["settings"])
+        own = {name: rest.pop(name) for name in OF_A_CHANGE}
+        for name, value, other in differences(own, asked.to_dict()):
+            raise AktError(
+                f"{run.folder} is named for {r['change']!r}, but its {name} is {value}, "
+                f"not {other}: move it out of the ablations"
+            )
+        rest |= {"seed": 0, "teacher": r["teacher"], "images": r["images"]}
+        for name, value, other in differences(shared := shared or rest, rest):
+            raise AktError(
+                f"these ablations differ in more than their change and seed ({name}: "
+                f"{value}, and {other} of {run.folder}): name a folder of one kind"
+            )
     cells = pd.DataFrame(
         {"change": r["change"], "bits": r["settings"]["weight_bits"], "seed": r["seed"],
          "accuracy": r["last"], "lam": r["lam"]} for r in found.values()

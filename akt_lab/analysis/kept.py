@@ -11,7 +11,7 @@ import pandas as pd
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from akt_lab.benches import Bench, BenchSpec, load_bench
+from akt_lab.benches import Bench, load_bench
 from akt_lab.errors import AktError
 from akt_lab.files import cannot_write, write_whole
 from akt_lab.runs.folder import STUDENT, Run
@@ -27,7 +27,7 @@ def bench_of(runs: Sequence[Run]) -> Bench:
     if not runs:
         raise AktError("no runs: make some with `akt-lab demo`")
     check_one_bench(runs)
-    return load_bench(BenchSpec.from_dict(runs[0].entry("bench")), progress=False)
+    return load_bench(runs[0].spec, progress=False)
 
 
 def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:
@@ -41,9 +41,8 @@ def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:
     """
     shared: dict[str, Any] = {}
     for run in runs:
-        prints = {f"{n}'s fingerprint": v for n, v in run.record.get("fingerprints", {}).items()}
-        spec = BenchSpec.from_dict(run.entry("bench"))
-        for name, value in {**spec.to_dict(), **prints}.items():
+        prints = {f"{n}'s fingerprint": v for n, v in run.get("fingerprints", {}).items()}
+        for name, value in {**run.spec.to_dict(), **prints}.items():
             if shared.setdefault(name, value) != value:
                 raise AktError(
                     f"these runs are of several benches ({name}: {shared[name]}, and {value} of "

@@ -50,7 +50,6 @@ from akt_lab.quantizer import quantize_model
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student
-from akt_lab.settings import Settings
 
 Row = dict[str, Any]
 SMALL_IMAGES = 16  # pixels: up to here a study can afford more of them
@@ -141,8 +140,8 @@ def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     Raises:
         AktError: if no student was trained to its end.
     """
-    ended = [run for run in runs if run.record.get("status") == "done"]
-    if not any(get_method(run.entry("settings")["method"]).student_terms for run in ended):
+    ended = [run for run in runs if run.done]
+    if not any(get_method(run.settings.method).student_terms for run in ended):
         raise AktError("attention_by_bits needs a run that trained a student to its end")
 
     def make() -> pd.DataFrame:
@@ -166,7 +165,7 @@ def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch
         return _maps(student, layers, images)
 
     for run in runs:
-        settings = Settings.from_dict(run.entry("settings"))
+        settings = run.settings
         about = {"method": settings.label, "bits": settings.weight_bits, "seed": settings.seed}
         about["same"] = results.row(results.line_of(run))["same"]
         before = rounded(*((name, getattr(settings, name)) for name in ROUNDING))
@@ -294,8 +293,8 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """
     students: dict[str, Run] = {}  # the first of each method
     for run in runs:
-        settings = Settings.from_dict(run.entry("settings"))
-        trained = get_method(settings.method).student_terms and run.record.get("status") == "done"
+        settings = run.settings
+        trained = get_method(settings.method).student_terms and run.done
         if trained and settings.weight_bits == SURFACE_BITS:
             students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
 
@@ -340,7 +339,7 @@ def training(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _curve(run: Run) -> pd.DataFrame:
-    history, settings = run.history(), Settings.from_dict(run.entry("settings"))
+    history, settings = run.history(), run.settings
     if "student/gradient_norm" not in history:
         return pd.DataFrame()
     steps = history[history["epoch"] >= settings.warmup_epochs]
@@ -352,7 +351,7 @@ def _curve(run: Run) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "method": settings.method,
-            "variant": settings.variant if settings.has_akt else "",
+            "variant": settings.shown_variant,
             "label": settings.label,
             "bits": settings.weight_bits,
             "seed": settings.seed,
@@ -402,9 +401,9 @@ def side_by_side(runs: Sequence[Run]) -> SideBySide:
     inputs = bench.normalise(bench.images[[int((bench.labels == c).nonzero()[0]) for c in labels]])
     maps = [_maps(network, [layer], inputs)[layer] for network in (teacher, student)]
     size = maps[0].shape[-2:]
-    when = "after training" if run.record.get("status") == "done" else f"at {source}"
+    when = "after training" if run.done else f"at {source}"
     return SideBySide(
-        _showable(bench.pixels(inputs)),
+        bench.shown(inputs),
         [spatial_attention(m).view(-1, *size).numpy() for m in maps],
         [channel_attention(m).numpy() for m in maps],
         attention_by_image(*maps),
@@ -441,7 +440,7 @@ def synthetic_images(runs: Sequence[Run]) -> SyntheticImages:
     classes = min(10, bench.num_classes)
     images, y = _of_classes(load_generator(run, bench), classes, 10)
     probability = bench.teacher(images).softmax(1).gather(1, y[:, None])
-    pixels = _showable(bench.pixels(images))
+    pixels = bench.shown(images)
     return SyntheticImages(
         pixels.reshape(classes, -1, *pixels.shape[1:]),
         bench.classes[:classes],
@@ -468,15 +467,10 @@ def _shown(runs: Sequence[Run]) -> tuple[Run, Bench, str]:
     """The run whose student and images are shown, its bench, and what it is called."""
 
     def far(run: Run) -> tuple[bool, bool, int]:
-        settings = Settings.from_dict(run.entry("settings"))
-        unfinished = run.record.get("status") != "done"
+        settings = run.settings
+        unfinished = not run.done
         return unfinished, not settings.has_akt, abs(settings.weight_bits - SHOWN_BITS)
 
     nearest = sorted(runs, key=far)[:1]
-    bench, settings = bench_of(nearest), Settings.from_dict(nearest[0].entry("settings"))
+    bench, settings = bench_of(nearest), nearest[0].settings
     return nearest[0], bench, f"{settings.label}, {settings.weight_bits} bits, seed {settings.seed}"
-
-
-def _showable(pixels: Tensor) -> np.ndarray:
-    """(N, C, S, S) -> (N, S, S) in grey, (N, S, S, 3) in colour, for imshow."""
-    return (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
@@ -78,6 +79,11 @@ class Bench:
         """The teacher's input space -> values from 0 to 1, (B, channels, S, S), to be shown."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images.cpu() * std + mean).clamp(0, 1)
+
+    def shown(self, images: Tensor) -> np.ndarray:
+        """The same for Matplotlib: (B, S, S) in grey, (B, S, S, 3) in colour."""
+        pixels = self.pixels(images).permute(0, 2, 3, 1).numpy()
+        return pixels[..., 0] if self.channels == 1 else pixels
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised evaluation images (B, channels, S, S) and labels (B,), on the device."""

@@ -1,7 +1,6 @@
 """`akt-lab quantize`: one run."""
 
 import argparse
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,18 +48,18 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.benches import load_bench
     from akt_lab.files import claim
     from akt_lab.runs import training
-    from akt_lab.runs.folder import RECORD, Run, check_made_with
-    from akt_lab.runs.jobs import Job, do
+    from akt_lab.runs.folder import Run, check_made_with, free_folder
+    from akt_lab.runs.jobs import Job, do, name_of
 
     settings, spec = _begun(options) if options.resume else _new(options)
     device = device_of(options)
     bench = load_bench(spec, device, progress=True)
-    out = options.out or _free_folder(settings, spec)
+    out = options.out or free_folder(Path("runs") / name_of(settings, spec))
     run = Run.open(out) if options.resume else Run.create(out)
     with claim(run.folder, wait=False):
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
         teacher_accuracy = training.evaluate(bench.teacher, bench, progress=True)
-        if not ((run / RECORD).exists() and run.record.get("status") == "done"):
+        if not run.done:
             job = Job(settings, spec, run.folder, options.watch)
             do(job, run, bench, teacher_accuracy, progress=True)
     report(_result(run), options)
@@ -87,28 +86,25 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
         AktError: if it is no run's folder, or the run diverged.
         UsageError: if what was named on the command line is not what the run began with.
     """
-    from akt_lab.benches import BenchSpec
-    from akt_lab.runs.folder import Run
+    from akt_lab.runs.folder import Run, differences
 
     if options.out is None:
         raise UsageError("--resume goes on with the run in --out: name it")
     if hasattr(options, "preset"):
         raise UsageError("--resume goes on with the run's own settings: drop --preset")
     run = Run.open(options.out)
-    settings = Settings.from_dict(run.entry("settings"))
-    spec, record = BenchSpec.from_dict(run.entry("bench")), run.record
+    settings, spec, record = run.settings, run.spec, run.record
     if record.get("status") == "failed":
         raise AktError(f"{run.folder} has ended: {record['error']}, into another --out")
     then = settings.to_dict() | spec.to_dict()
     now = replace(settings, **given_settings(options)).to_dict()
     now |= replace(spec, **given_bench(options)).to_dict()
-    for name, value in now.items():
-        if value != then[name]:
-            raise UsageError(
-                f"{run.folder} was made with {name} {then[name]}, not {value}: "
-                "drop that option, or choose another --out"
-            )
-    if options.watch and record.get("status") == "done" and not record.get("watched"):
+    for name, old, new in differences(then, now):
+        raise UsageError(
+            f"{run.folder} was made with {name} {old}, not {new}: "
+            "drop that option, or choose another --out"
+        )
+    if options.watch and run.done and not record.get("watched"):
         raise UsageError(
             f"{run.folder} has ended without --watch: train it anew, into another --out"
         )
@@ -117,15 +113,6 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
         if value and not hasattr(options, name):
             setattr(options, name, value)
     return settings, spec
-
-
-def _free_folder(settings: Settings, spec: "BenchSpec") -> Path:
-    """A folder in runs/ that is not there yet."""
-    from akt_lab.runs.jobs import name_of
-
-    first = Path("runs") / name_of(settings, spec)
-    others = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
-    return next(free for free in itertools.chain([first], others) if not free.exists())
 
 
 def _result(run: "Run") -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     if options.plot:
-        from akt_lab.figures import style as plots
+        from akt_lab.figures import style
         from akt_lab.figures.table import dots
         from akt_lab.figures.training import curves
         from akt_lab.runs import results
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             drawings["curves"] = curves(lines)
         for name, drawing in drawings.items():
             command = f"akt-lab table --results {' '.join(map(str, files))} --plot {options.plot}"
-            plots.save(drawing, options.plot, name, command)
+            style.save(drawing, options.plot, name, command)
             print(options.plot / f"{name}.png", file=sys.stderr)
     return 0
 

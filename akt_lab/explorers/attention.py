@@ -84,7 +84,7 @@ def look(bench: Bench, teacher: nn.Module, student: nn.Module, x: Tensor, layer:
     spatial = [spatial_attention(m).view(m.shape[-2:]) for m in pair]
     channel = [channel_attention(m)[0] for m in pair]
     return View(
-        np.moveaxis(bench.pixels(x)[0].numpy(), 0, -1).squeeze(),
+        bench.shown(x)[0],
         torch.stack(spatial).numpy(),
         torch.stack(channel).numpy(),
         np.array(divergences).T,

@@ -65,7 +65,7 @@ def look(bench: Bench, generator: Generator, label: int, seed: int, real: np.nda
     t, mismatch = _seen(bench.teacher, x)
     return View(
         bench.classes[label],
-        np.moveaxis(bench.pixels(x).numpy(), 1, -1).squeeze(-1 if bench.channels == 1 else ()),
+        bench.shown(x),
         t.softmax(dim=1)[:, label].numpy(),
         mismatch,
         real,

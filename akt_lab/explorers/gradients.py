@@ -129,7 +129,7 @@ def of_runs(runs: Sequence[Run]) -> list[Norms]:
 def _of_run(name: str, bits: int, run: Run) -> Norms | None:
     if not (path := run / HISTORY).exists():
         return None
-    about, warmup = path.stat(), run.entry("settings")["warmup_epochs"]
+    about, warmup = path.stat(), run.settings.warmup_epochs
     rows = _read(path.absolute(), warmup, (about.st_ino, about.st_size, about.st_mtime_ns))
     layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in rows)
     return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy().T) if layers else None

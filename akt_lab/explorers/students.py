@@ -1,7 +1,6 @@
 """The students that explorers can show: of runs, by method, bits and epoch; or merely rounded."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,7 +15,6 @@ from akt_lab.explorers.explorer import offer
 from akt_lab.methods import get_method
 from akt_lab.runs.folder import CHECKPOINT, RECORD, STUDENT, Run
 from akt_lab.runs.networks import load_student
-from akt_lab.settings import Settings
 
 Load = Callable[[Run, int | None], Any]  # a run's network, at its end or after an epoch
 Own = Mapping[str, Mapping[int, nn.Module]]  # by name and bits
@@ -47,9 +45,9 @@ def by_name(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     found: dict[str, dict[int, Run]] = {}
     kinds: dict[str, dict[str, Any]] = {}
     for run in runs:
-        settings = Settings.from_dict(run.entry("settings"))
+        settings = run.settings
         bits, wider = settings.weight_bits, settings.act_bits - settings.weight_bits
-        kind = asdict(settings) | {"weight_bits": 0, "act_bits": wider}
+        kind = settings.to_dict() | {"weight_bits": 0, "act_bits": wider}
         for name in (settings.label, run.folder.name, str(run.folder)):
             if bits not in found.get(name, {}) and kinds.setdefault(name, kind) == kind:
                 break
@@ -62,7 +60,7 @@ def with_generator(runs: Sequence[Run]) -> list[Run]:
     return [
         run
         for run in runs
-        if (run / CHECKPOINT).exists() and not get_method(run.entry("settings")["method"]).pool
+        if (run / CHECKPOINT).exists() and not get_method(run.settings.method).pool
     ]
 
 

@@ -21,29 +21,15 @@ from akt_lab.explorers.background import Background
 from akt_lab.explorers.explorer import LABEL, Telling, menu, slider
 from akt_lab.explorers.history import History
 from akt_lab.explorers.training_curves import look, rows_a_point, show
-from akt_lab.files import LOCK
 from akt_lab.methods import METHODS
 from akt_lab.quantizer import MAX_BITS, MIN_BITS
-from akt_lab.runs.folder import HISTORY, RECORD, Run
-from akt_lab.runs.jobs import ENDED
+from akt_lab.runs.folder import ENDED, HISTORY, RECORD, Run, free_folder, is_free
 from akt_lab.settings import Settings
 
 TRAINED = [m.name for m in METHODS.values() if m.student_terms and not m.pool]
 FIXED = {"batch_size": 32, "warmup_epochs": 2}  # as in the demo
 INTERVAL = 1.0  # seconds from one look at the run to the next, and between two pictures
 BUSY = ("running", "paused", "stopping")
-
-
-# ---- folder --------------------------------------------------------------------------------------
-
-
-def free_folder(folder: str) -> str:
-    """`folder`, or with -2, -3, ... the first one that is not there."""
-    count, name = 1, folder
-    while Path(name).exists():
-        count += 1
-        name = f"{folder}-{count}"
-    return name
 
 
 def is_unfinished(folder: str) -> bool:
@@ -54,19 +40,17 @@ def is_unfinished(folder: str) -> bool:
     """
     if not folder.strip():
         raise UsageError("name a folder for the run")
-    path, instead = Path(folder), f"choose another folder, such as {free_folder(folder)}"
-    if path.is_dir() and (path / RECORD).exists():
+    path = Path(folder)
+    instead = f"choose another folder, such as {free_folder(path)}"
+    if (path / RECORD).exists():
         record = Run(path).record
         if record.get("status") in ENDED:
             how = "diverged" if record["status"] == "failed" else "is finished"
             raise UsageError(f"{folder} holds a run that {how}: {instead}")
         return "settings" in record
-    if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {LOCK}):
+    if not is_free(path):
         raise UsageError(f"{folder} is no run folder: {instead}")
     return False
-
-
-# ---- panel ---------------------------------------------------------------------------------------
 
 
 class TrainingPanel(Telling):
@@ -92,8 +76,9 @@ class TrainingPanel(Telling):
         style = {"description_width": LABEL}
         self.controls = _controls()
         self.folder = w.Text(
-            free_folder(folder), description="run folder", tooltip="where the run is kept",
-            continuous_update=False, style=style, layout=w.Layout(width="23em"),
+            str(free_folder(Path(folder))), description="run folder",
+            tooltip="where the run is kept", continuous_update=False, style=style,
+            layout=w.Layout(width="23em"),
         )  # fmt: skip
         self.start = w.Button(
             description="Start", icon="play", tooltip="start a new run in the folder"
@@ -200,7 +185,7 @@ class TrainingPanel(Telling):
         with suppress(AktError):  # the folder's sentence is less than the run's own
             self._look_into_folder()
         if self.place == "taken":  # the next run has a folder, too
-            self.folder.value = free_folder(self.default)
+            self.folder.value = str(free_folder(Path(self.default)))
         self.state, self.ended = state, text
         self._update()
         if state == "failed":

@@ -135,7 +135,7 @@ def attention_by_bits(runs: Sequence[Run]) -> Drawing:
         AktError: for runs of several benches, or that cannot be averaged.
     """
     about = on_bench(runs, f", {studies.SHOWN} evaluation images.")
-    check_alike(results.table(run for run in runs if run.record.get("status") == "done"))
+    check_alike(results.table(run for run in runs if run.done))
     return draw_attention_by_bits(studies.attention(runs), about)
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 
 from akt_lab.analysis.kept import check_one_bench
 from akt_lab.analysis.tables import what_differs
-from akt_lab.benches import BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.figures.style import style_of
 from akt_lab.runs.folder import Run
@@ -75,7 +74,7 @@ def on_bench(runs: Sequence[Run], rest: str) -> str:
         AktError: for runs of several benches.
     """
     check_one_bench(runs)
-    return f"Bench `{BenchSpec.from_dict(runs[0].entry('bench')).name}`{rest}"
+    return f"Bench `{runs[0].spec.name}`{rest}"
 
 
 def seeds(table: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from akt_lab.errors import AktError
 from akt_lab.files import load_tensors, save_tensors
 from akt_lab.quantizer import freeze_ranges
-from akt_lab.runs.folder import CHECKPOINT, Run
+from akt_lab.runs.folder import CHECKPOINT, Run, differences
 from akt_lab.speed import laid_out_as
 from akt_lab.step import Training
 
@@ -69,11 +69,8 @@ def resume(training: Training, run: Run) -> None:
     path: Path = run / CHECKPOINT
     tensors, state = load_tensors(path) if path.exists() else ({}, {"epoch": 0})
     ours = json.loads(json.dumps(training.settings.to_dict()))  # tuples are lists, as in a file
-    for name, then in state.get("settings", {}).items():
-        if ours[name] != then:
-            raise AktError(
-                f"{path} was made with {name} {then}, not {ours[name]}: use another run folder"
-            )
+    for name, old, new in differences(state.get("settings", {}), ours):
+        raise AktError(f"{path} was made with {name} {old}, not {new}: use another run folder")
     run.cut_history(state["epoch"] * training.settings.steps)
     if not tensors:
         return

@@ -11,26 +11,26 @@ Files are written whole or not at all, and no pickle is ever loaded.
 """
 
 import io
+import itertools
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 
 from akt_lab import __version__
+from akt_lab.benches import Bench, BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.files import LOCK, cannot_write, write_whole
-
-if TYPE_CHECKING:
-    from akt_lab.benches import Bench
+from akt_lab.settings import Settings
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
@@ -54,8 +54,7 @@ class Run:
             AktError: if it exists and is not empty, or cannot be made.
         """
         run = cls(folder)
-        empty = run.folder.is_dir() and {path.name for path in run.folder.iterdir()} <= {LOCK}
-        if run.folder.exists() and not empty:
+        if not is_free(run.folder):
             raise AktError(
                 f"{folder} already exists: choose another --out, or go on with it by --resume"
             )
@@ -105,6 +104,21 @@ class Run:
     def get(self, name: str, default: Any = None) -> Any:
         """One entry of the record, or `default` where there is none, or no record yet."""
         return self.record.get(name, default) if (self / RECORD).exists() else default
+
+    @property
+    def settings(self) -> Settings:
+        """With which it is done; older records lack newer ones."""
+        return Settings.from_dict(self.entry("settings"))
+
+    @property
+    def spec(self) -> BenchSpec:
+        """Its bench's."""
+        return BenchSpec.from_dict(self.entry("bench"))
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to its end; one that diverged did not."""
+        return self.get("status") == "done"
 
     def update_record(self, **entries: Any) -> None:
         """Add or replace entries of the record; a new `status` takes the old one's `error` away."""
@@ -161,7 +175,7 @@ class Run:
             write_whole(self / HISTORY, b"".join(lines[:rows]))
 
 
-def check_made_with(bench: "Bench", folder: Path, recorded: Mapping[str, str]) -> None:
+def check_made_with(bench: Bench, folder: Path, recorded: Mapping[str, str]) -> None:
     """Refuse a bench with another teacher or other images than a run's `recorded` fingerprints.
 
     Raises:
@@ -172,6 +186,24 @@ def check_made_with(bench: "Bench", folder: Path, recorded: Mapping[str, str]) -
             f"{changed} are not those that {folder} was made with: put those back, or begin "
             "another run"
         )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What is not as it was `then`: names, with the old values and the new."""
+    return ((name, old, now[name]) for name, old in then.items() if now[name] != old)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a run can begin there: there is nothing, or what one killed at its start left."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name == LOCK or path.match(".*.tmp") for path in folder.iterdir())
+
+
+def free_folder(folder: Path) -> Path:
+    """`folder`, or with -2, -3, ... the first one that is not there."""
+    others = (Path(f"{folder}-{count}") for count in itertools.count(2))
+    return next(free for free in itertools.chain([folder], others) if not free.exists())
 
 
 def find_runs(folder: Path) -> list[Run]:

@@ -3,7 +3,7 @@
 import itertools
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from akt_lab.benches import Bench, BenchSpec
 from akt_lab.errors import AktError, UsageError
 from akt_lab.methods import get_method
-from akt_lab.runs.folder import ENDED, RECORD, Run, check_made_with
+from akt_lab.runs.folder import ENDED, RECORD, Run, check_made_with, differences
 from akt_lab.runs.results import Line, public_bench
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings, with_preset
@@ -72,9 +72,8 @@ def jobs_of(
 
 def name_of(settings: Settings, spec: BenchSpec) -> str:
     """Of a run's folder: bench, method, variant, bits and seed."""
-    variant = f"-{settings.variant}" if settings.has_akt else ""
-    bits = f"{settings.weight_bits}w{settings.act_bits}a"
-    return f"{spec.name.replace(':', '.')}-{settings.method}{variant}-{bits}-{settings.seed}"
+    method = "-".join(filter(None, (settings.method, settings.shown_variant)))
+    return f"{spec.name.replace(':', '.')}-{method}-{settings.bits}-{settings.seed}"
 
 
 def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], Bench]) -> bool:
@@ -94,15 +93,14 @@ def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], B
         found, bench = Run(job.folder).record, job.spec.to_dict()
     if "settings" not in found:
         return False
-    then: Any = Settings.from_dict(found["settings"]), BenchSpec.from_dict(found["bench"])
-    now: Any = job.settings, BenchSpec.from_dict(bench)
-    for old, new in zip(then, now, strict=True):
-        for name, value in asdict(new).items():
-            if getattr(old, name) != value:
-                raise AktError(
-                    f"{job.folder} was made with {name} {getattr(old, name)}, not {value}: "
-                    "drop that option, or choose another --out"
-                )
+    then = Settings.from_dict(found["settings"]).to_dict()
+    then |= BenchSpec.from_dict(found["bench"]).to_dict()
+    now = job.settings.to_dict() | BenchSpec.from_dict(bench).to_dict()
+    for name, old, new in differences(then, now):
+        raise AktError(
+            f"{job.folder} was made with {name} {old}, not {new}: "
+            "drop that option, or choose another --out"
+        )
     if found.get("fingerprints"):  # older ones are taken at their word
         check_made_with(load(job.spec), job.folder, found["fingerprints"])
     return found.get("status") in ENDED

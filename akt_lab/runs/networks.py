@@ -151,7 +151,7 @@ def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generato
 def _settings(run: Run, bench: Bench) -> Settings:
     known = run.get("fingerprints", {}).items()
     check_made_with(bench, run.folder, {k: v for k, v in known if k == "teacher"})
-    return Settings.from_dict(run.record["settings"])
+    return run.settings
 
 
 def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], str]:

@@ -152,9 +152,9 @@ def row(line: Line) -> dict[str, Any]:
     steps = max(0, settings.epochs - settings.warmup_epochs) * settings.steps
     return {
         "bench": BenchSpec.from_dict(line["bench"]).name,
-        "bits": f"{settings.weight_bits}w{settings.act_bits}a",
+        "bits": settings.bits,
         "method": settings.method,
-        "variant": settings.variant if settings.has_akt else "",
+        "variant": settings.shown_variant,
         "student_images": steps * settings.batch_size,  # as planned: it may diverge
         "teacher": round(line["teacher_accuracy"], 2),
         "same": _text_of({**shared, **of_akt, **on}),

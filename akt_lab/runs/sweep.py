@@ -122,16 +122,9 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
     torch.set_num_threads(place.threads)
     try:
         with claim(job.folder), suppress(DivergedError):
-            for leftover in job.folder.glob(".*.tmp"):  # of a killed process
-                leftover.unlink(missing_ok=True)
             bar = functools.partial(Report, tell, job.name, job.settings.steps)
-            do(
-                job,
-                Run(job.folder),
-                *_bench(job.spec, choose_device(place.device), sweep),
-                True,
-                bar,
-            )
+            bench = _bench(job.spec, choose_device(place.device), sweep)
+            do(job, Run(job.folder), *bench, True, bar)
         return line_of(Run(job.folder))
     finally:
         torch.set_num_threads(threads)

@@ -70,7 +70,7 @@ def train(
         run.begin(training.epoch, str(bench.device), **about)
     steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
     with make_bar(**steps, unit="step", disable=not progress) as bar:
-        bar.set_description(f"{settings.method} {settings.weight_bits}w{settings.act_bits}a")
+        bar.set_description(f"{settings.method} {settings.bits}")
         try:
             while training.epoch < settings.epochs:
                 _run_epoch(training, bench, run, bar)
@@ -143,7 +143,7 @@ def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> N
         return
     whole = training.seconds + seconds * (s.epochs - training.epoch)
     shown = f"{whole / 3600:.1f} h" if whole > 5400 else f"{whole / 60:.1f} min"
-    bar.set_description(f"{s.method} {s.weight_bits}w{s.act_bits}a, ~{shown} in all")
+    bar.set_description(f"{s.method} {s.bits}, ~{shown} in all")
     if run:
         run.update_record(projected_seconds=round(whole, 1))
 

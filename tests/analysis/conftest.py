@@ -1,15 +1,10 @@
-"""What these tests share: a network small enough for dense linear algebra, and runs."""
-
-from dataclasses import asdict
+"""What these tests share: a network small enough for dense linear algebra."""
 
 import pytest
 import torch
 from torch import nn
 
-from akt_lab.benches import BenchSpec
 from akt_lab.quantizer import freeze_ranges, quantize_model
-from akt_lab.runs.folder import Run
-from akt_lab.runs.jobs import demo_settings
 
 SHORT = {"batch_size": 8, "epochs": 2, "steps": 2, "warmup_epochs": 1, "eval_every": 2}
 RNG = torch.Generator().manual_seed(0)
@@ -32,20 +27,3 @@ def student(net):
     student(IMAGES)
     freeze_ranges(student)
     return student
-
-
-def fake_run(folder, status="done", bench=None, last=90.0, fingerprints=None, **settings):
-    """A run of which only the record is there."""
-    run = Run.create(folder)
-    run.update_record(
-        status=status,
-        settings={**asdict(demo_settings("adadfq", 3)), **settings},
-        bench=BenchSpec(**(bench or {})).to_dict(),
-        accuracy={"last": last},
-        teacher_accuracy=99.0,
-        images=540,
-        classes=10,
-        error="of one that failed",
-        **({"fingerprints": fingerprints} if fingerprints else {}),
-    )
-    return run

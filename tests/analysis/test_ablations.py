@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from akt_lab.analysis import ablations
-from akt_lab.errors import AktError, UsageError
+from akt_lab.errors import AktError
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import demo_settings
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings, check_read
-from tests.analysis.conftest import fake_run
+from tests.conftest import fake_run
 
 
 def test_one_thing_is_changed_and_it_is_read(tmp_path):
@@ -85,10 +85,3 @@ def test_other_maps_are_distilled(digits, tmp_path):
         assert (features > 0).all(axis=None)
         spatial.append(features.iloc[0, 0])
     assert len(np.unique(spatial)) == len(changes)
-
-
-def test_maps_of_hast_are_its_own():
-    with pytest.raises(UsageError, match="hast\\+akt compares the maps of all bodies itself"):
-        Settings(method="hast+akt", maps="sum")
-    with pytest.raises(UsageError, match="last_maps must be 0"):
-        Settings(last_maps=-1)

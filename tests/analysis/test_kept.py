@@ -4,7 +4,7 @@ import pytest
 from akt_lab.analysis import kept
 from akt_lab.errors import AktError
 from akt_lab.runs.folder import STUDENT
-from tests.analysis.conftest import fake_run
+from tests.conftest import fake_run
 
 TABLE = pd.DataFrame({"x": [1]})
 

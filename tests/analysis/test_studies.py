@@ -16,7 +16,8 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job
 from akt_lab.runs.sweep import run_grid
 from akt_lab.settings import Settings
-from tests.analysis.conftest import SHORT, fake_run
+from tests.analysis.conftest import SHORT
+from tests.conftest import fake_run
 
 
 @pytest.fixture(scope="module")

@@ -184,15 +184,17 @@ def test_reproduced_only_where_all_is_the_paper_s(tmp_path):
     assert standing([*paper_lines(), diverged]) == "not reproduced"
 
 
+CELL = {"evaluation_images": 10_000, "student_images": 1_267_200, "runs": 35, "diverged": 0,
+        "teacher": 94.0, "best": 85.0, "best_high": 85.05, "as_published": True,
+        "budget_as_published": True}  # fmt: skip
+ADADFQ = next(row for row in reference() if row["method"] == "adadfq")
+
+
 def test_one_published_run_must_lie_where_one_more_of_ours_would():
     """Not inside the interval of our mean, which shrinks to nothing with more seeds."""
-    cell = {"evaluation_images": 10_000, "student_images": 1_267_200, "runs": 35, "diverged": 0,
-            "teacher": 94.0, "best": 85.0, "best_high": 85.05, "as_published": True,
-            "budget_as_published": True}  # fmt: skip
-    row = next(r for r in reference() if r["method"] == "adadfq")
-    assert standing_of(cell, {**row, "top1": "84.75"}) == "reproduced"
-    assert standing_of(cell, {**row, "top1": "84.65"}) == "not reproduced"
-    assert standing_of({**cell, "best_high": 85.2}, row) == "interval too wide"
+    assert standing_of(CELL, {**ADADFQ, "top1": "84.75"}) == "reproduced"
+    assert standing_of(CELL, {**ADADFQ, "top1": "84.65"}) == "not reproduced"
+    assert standing_of({**CELL, "best_high": 85.2}, ADADFQ) == "interval too wide"
 
 
 def test_where_runs_diverged_the_others_prove_nothing(tmp_path):
@@ -207,12 +209,9 @@ def test_where_runs_diverged_the_others_prove_nothing(tmp_path):
 
 
 def test_the_teacher_may_differ_by_0_2():
-    cell = {"evaluation_images": 10_000, "student_images": 1_267_200, "runs": 3, "diverged": 0,
-            "best": 85.0, "best_high": 85.5, "as_published": True,
-            "budget_as_published": True}  # fmt: skip
-    row = next(r for r in reference() if r["method"] == "adadfq")
-    assert standing_of({**cell, "teacher": 94.08}, row) == "reproduced"
-    assert standing_of({**cell, "teacher": 94.10}, row) == "other teacher"
+    cell = {**CELL, "runs": 3, "best_high": 85.5}
+    assert standing_of({**cell, "teacher": 94.08}, ADADFQ) == "reproduced"
+    assert standing_of({**cell, "teacher": 94.10}, ADADFQ) == "other teacher"
 
 
 def test_every_source_is_printed(tmp_path):

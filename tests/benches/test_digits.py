@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -23,6 +24,9 @@ def test_digits(digits):
     assert len(batch) == 540
     assert batch.mean().abs() < 0.1
     assert (digits.pixels(batch[:3]) * 255 - digits.images[:3]).abs().max() < 1e-3
+    assert torch.from_numpy(digits.shown(batch[:3])).equal(digits.pixels(batch[:3])[:, 0])
+    three = {"images": digits.images.expand(-1, 3, -1, -1), "mean": 3 * digits.mean}
+    assert replace(digits, **three, std=3 * digits.std).shown(batch[:2]).shape == (2, 16, 16, 3)
 
 
 def test_the_teacher_is_kept(digits, cache, monkeypatch):

@@ -18,9 +18,7 @@ def test_every_setting_is_an_option():
     assert names == {"bits", "preset", *(f.name for f in fields(Settings))}
     assert "akt-lab methods" in SETTING_OPTIONS["--method"]["help"]
     for f in fields(Settings):
-        about = SETTING_OPTIONS["--" + f.name.replace("_", "-")]["help"]
-        choices = [c for c in get_args(f.type)[2:] if isinstance(c, tuple)]
-        assert all(name in about for names in choices for name in names)
+        assert get_args(f.type)[1] in SETTING_OPTIONS["--" + f.name.replace("_", "-")]["help"]
 
 
 @pytest.mark.parametrize(

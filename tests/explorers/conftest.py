@@ -14,8 +14,7 @@ from akt_lab.benches import BenchSpec
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, do
 from akt_lab.settings import Settings
-
-TINY = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+from tests.conftest import SMALL
 
 RECORD = {
     "settings": {
@@ -33,7 +32,7 @@ def runs(digits, tmp_path_factory):
     """Watched runs: plain at 2 and 3 bits, AKT at 3."""
     folder, made = tmp_path_factory.mktemp("runs"), []
     for method, bits in (("adadfq", 2), ("adadfq", 3), ("adadfq+akt", 3)):
-        settings = Settings(method=method, weight_bits=bits, act_bits=bits, **TINY)
+        settings = Settings(method=method, weight_bits=bits, act_bits=bits, **SMALL)
         run = Run.create(folder / f"{method}-{bits}")
         do(Job(settings, BenchSpec(), run.folder, watch=True), run, digits, 99.0, progress=False)
         made.append(run)

@@ -21,6 +21,13 @@ def norms(digits):
 
 
 @pytest.fixture
+def copy(runs, tmp_path):
+    """A run of which a test may rewrite the history, and its lines."""
+    run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
+    return run, (run / HISTORY).read_text().splitlines(keepends=True)
+
+
+@pytest.fixture
 def calm(norms):
     return gradients.of_study(norms)[1]
 
@@ -42,22 +49,21 @@ def test_norms_of_a_watched_run(runs):
     assert (one.of(gradients.ALL) <= history["student/gradient_norm"].dropna() * 1.0001).all()
 
 
-def test_a_history_is_read_once_and_anew_when_it_was_written_to(runs, tmp_path, monkeypatch):
-    run, parsed, loads = Run(shutil.copytree(runs[0].folder, tmp_path / "run")), [], json.loads
+def test_a_history_is_read_once_and_anew_when_it_was_written_to(copy, monkeypatch):
+    (run, lines), parsed, loads = copy, [], json.loads
     monkeypatch.setattr(json, "loads", lambda s: parsed.append(s) or loads(s))
-    lines = (run / HISTORY).read_bytes().splitlines(keepends=True)
     (first,) = gradients.of_runs([run])
     (second,) = gradients.of_runs([run])
-    assert [line for line in parsed if isinstance(line, bytes)] == lines  # and not twice
+    read = [line.decode() for line in parsed if isinstance(line, bytes)]
+    assert read == lines  # and not twice
     assert np.shares_memory(second.values, first.values)
-    (run / HISTORY).write_bytes(b"".join([*lines, lines[-1]]))
+    (run / HISTORY).write_text("".join([*lines, lines[-1]]))
     (third,) = gradients.of_runs([run])
     assert np.array_equal(third.values, first.values[:, [*range(6), 5]])
 
 
-def test_a_step_without_norms_is_a_gap_and_a_broken_line_is_told(runs, tmp_path):
-    run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
-    rows = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+def test_a_step_without_norms_is_a_gap_and_a_broken_line_is_told(copy):
+    run, rows = copy[0], [json.loads(line) for line in copy[1]]
     (whole,) = gradients.of_runs([run])
     for row, some in ((rows[3], slice(0, 1)), (rows[5], slice(1, 3)), (rows[8], slice(None))):
         for name in [n for n in row if n.startswith("gradient/")][some]:
@@ -90,12 +96,11 @@ def test_cases_that_differ_in_what_the_ranges_observed_are_two(norms):
     assert found["ce, ema_legacy 10"] == pytest.approx(3 * found["ce"])
 
 
-def test_a_run_that_broke_off_is_shown_as_one(runs, tmp_path):
-    broken = Run(shutil.copytree(runs[0].folder, tmp_path / "broken"))
-    lines = (broken / HISTORY).read_text().splitlines()
+def test_a_run_that_broke_off_is_shown_as_one(copy):
+    broken, lines = copy
     last = json.loads(lines[-1])
     last |= {name: float("nan") for name in last if name.startswith("gradient/")}
-    (broken / HISTORY).write_text("\n".join([*lines[:-1], json.dumps(last), '{"epo']))
+    (broken / HISTORY).write_text("".join([*lines[:-1], json.dumps(last), '\n{"epo']))
     (found,) = gradients.of_runs([broken])
     assert found.values.shape[1] == 6
     assert np.isnan(found.values[:, -1]).all()

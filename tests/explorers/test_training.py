@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from akt_lab.explorers import training as panel
+from akt_lab.explorers import training
 from akt_lab.explorers.history import History
 from akt_lab.explorers.training import TrainingPanel
 from akt_lab.explorers.training_curves import show
@@ -23,16 +23,16 @@ from tests.explorers.conftest import RECORD, steps, write
 def place(tmp_path, monkeypatch):
     """A working folder of its own; the panel's runs end with the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(panel, "INTERVAL", 0.0)
-    monkeypatch.setattr(panel, "FIXED", {"batch_size": 8, "warmup_epochs": 2})
+    monkeypatch.setattr(training, "INTERVAL", 0.0)
+    monkeypatch.setattr(training, "FIXED", {"batch_size": 8, "warmup_epochs": 2})
     made = []
-    real = panel.Background
+    real = training.Background
 
     def kept(words):
         made.append(real(words))
         return made[-1]
 
-    monkeypatch.setattr(panel, "Background", kept)
+    monkeypatch.setattr(training, "Background", kept)
     yield tmp_path
     for run in made:
         if not run.errors.closed:
@@ -95,7 +95,7 @@ class Still:
 @pytest.fixture
 def still(place, monkeypatch):
     """A panel whose run does nothing: what it leaves is put into `place` by hand."""
-    monkeypatch.setattr(panel, "Background", Still)
+    monkeypatch.setattr(training, "Background", Still)
     return TrainingPanel()
 
 
@@ -167,12 +167,17 @@ def test_what_is_no_run_folder_is_refused(place):
     for name, words in (
         ("file", "file is no run folder"),
         ("full", "full is no run folder"),
+        (".", ". is no run folder: choose another folder, such as .-2"),
         ("odd", "odd/record.json cannot be read"),
         (" ", "name a folder"),
     ):
         shown.folder.value = name
         assert words in shown.message.value
         assert (shown.place, enabled(shown)) == ("taken", set())
+    (place / "new").mkdir()
+    (place / "new" / ".record.json.1234.tmp").write_text("{")  # killed before its first record
+    shown.folder.value = "new"
+    assert (shown.place, enabled(shown)) == ("free", {"start"})
 
 
 def test_a_broken_history_line_is_told(place):
@@ -212,16 +217,16 @@ def test_another_process_began_a_run_in_the_folder_since(place, status, words, c
 
 
 def test_nothing_is_drawn_twice_within_the_interval_nor_without_news(place, started, monkeypatch):
-    monkeypatch.setattr(panel, "INTERVAL", 3600.0)
+    monkeypatch.setattr(training, "INTERVAL", 3600.0)
     drawn = []
-    monkeypatch.setattr(panel, "show", lambda view: drawn.append(len(view.steps)) or show(view))
+    monkeypatch.setattr(training, "show", lambda view: drawn.append(len(view.steps)) or show(view))
     put_run(place / "runs" / "panel", "running")
     for _ in range(5):
         write(place / "runs" / "panel" / "history.jsonl", steps(3))
         started.poll()
     assert drawn == []
     assert "step 75 of 400, 7 s so far" in started.status.value  # the line is not held back
-    monkeypatch.setattr(panel, "INTERVAL", 0.0)
+    monkeypatch.setattr(training, "INTERVAL", 0.0)
     started.poll()
     started.poll()
     assert len(drawn) == 1
@@ -271,11 +276,11 @@ def test_two_runs_in_a_row_are_not_followed_by_two_tasks(still):
 
 @pytest.mark.usefixtures("still")
 def test_a_panel_whose_run_is_going_is_given_again():
-    first = panel.training_panel("runs/again")
+    first = training.training_panel("runs/again")
     first.start.click()
-    assert panel.training_panel("runs/again") is first
+    assert training.training_panel("runs/again") is first
     first.background = None
-    assert panel.training_panel("runs/again") is not first
+    assert training.training_panel("runs/again") is not first
 
 
 @pytest.mark.slow

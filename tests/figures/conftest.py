@@ -3,8 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from akt_lab.benches import BenchSpec
-from akt_lab.runs.folder import Run
+from tests.conftest import fake_run
 
 
 @pytest.fixture(autouse=True)
@@ -15,20 +14,11 @@ def _closed():
 
 @pytest.fixture
 def made(tmp_path):
-    def make(method="adadfq", bits=3, seed=0, last=90.0, history=(), name=None, **given):
-        own = {"status": "done", "teacher_accuracy": 99.0, "images": 540, "evaluations": []}
-        record = {key: given.pop(key, value) for key, value in own.items()}
-        bench = BenchSpec(given.pop("bench", "digits")).to_dict()
+    def make(method="adadfq", bits=3, seed=0, last=90.0, name=None, bench="digits", **given):
         settings = {"method": method, "weight_bits": bits, "act_bits": bits, "seed": seed,
                     "epochs": 6, "steps": 10, "batch_size": 16, "warmup_epochs": 1}  # fmt: skip
         number = len(list(tmp_path.glob("runs/*")))
-        run = Run.create(tmp_path / "runs" / (name or f"{number}"))
-        accuracy = {} if last is None else {"last": last, "label_free": last, "best": last}
-        run.update_record(
-            settings={**settings, **given}, bench=bench, accuracy=accuracy, classes=10, lam=None,
-            error="it diverged", **record,
-        )  # fmt: skip
-        run.append_history(list(history))
-        return run
+        folder = tmp_path / "runs" / (name or f"{number}")
+        return fake_run(folder, last, bench={"bench": bench}, **{**settings, **given})
 
     return make

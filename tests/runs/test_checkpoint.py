@@ -18,8 +18,7 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import prepare
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings
-
-SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+from tests.conftest import SMALL
 
 
 @pytest.fixture

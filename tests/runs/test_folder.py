@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from akt_lab.errors import AktError
-from akt_lab.runs import folder as runs
+from akt_lab.runs import folder
 from akt_lab.runs.folder import Run
 
 
@@ -24,6 +24,15 @@ def test_folders(tmp_path):
     (run / "record.json").write_text("{")
     with pytest.raises(AktError, match="cannot be read"):
         _ = run.record
+
+
+def test_what_one_killed_at_its_start_left_is_in_nobodys_way(tmp_path):
+    for name in (".lock", ".record.json.1234.tmp"):
+        (tmp_path / name).write_text("{")
+        assert folder.is_free(Run.create(tmp_path).folder)
+    (tmp_path / "letter.tmp").write_text("")
+    with pytest.raises(AktError, match="already exists"):
+        Run.create(tmp_path)
 
 
 def test_history_is_cut_to_what_the_checkpoint_knows(tmp_path):
@@ -46,15 +55,15 @@ def test_a_new_status_takes_the_old_error_away(tmp_path):
 
 
 def test_provenance(monkeypatch):
-    found = runs.provenance()
+    found = folder.provenance()
     assert found["torch"] == torch.__version__
     assert found["threads"] >= 1
 
     def none(_):
         raise PackageNotFoundError
 
-    monkeypatch.setattr(runs, "version", none)  # a source tree that is not installed
-    assert runs.provenance() == {**found, "torchvision": None}
+    monkeypatch.setattr(folder, "version", none)  # a source tree that is not installed
+    assert folder.provenance() == {**found, "torchvision": None}
 
 
 def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
@@ -70,5 +79,5 @@ def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
     ):
         home.mkdir(exist_ok=True)
         (home / "pyproject.toml").write_text(project)
-        monkeypatch.setattr(runs, "__file__", str(home / "akt_lab" / "runs" / "folder.py"))
-        assert bool(runs.provenance()["commit"]) == ours
+        monkeypatch.setattr(folder, "__file__", str(home / "akt_lab" / "runs" / "folder.py"))
+        assert bool(folder.provenance()["commit"]) == ours

@@ -11,8 +11,7 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings
-
-SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+from tests.conftest import SMALL
 
 
 def test_a_loaded_student_keeps_the_maps_of_a_network_without_sums(digits, tmp_path):

@@ -7,14 +7,12 @@ import torch
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
 from akt_lab.quantizer import freeze_ranges
-from akt_lab.runs import folder as runs
-from akt_lab.runs import training
+from akt_lab.runs import folder, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.training import evaluate, train
 from akt_lab.settings import Settings
-
-SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}
+from tests.conftest import SMALL
 
 
 def test_published_is_the_plain_method_bit_for_bit(digits):
@@ -55,7 +53,7 @@ def test_a_run_s_folder(digits, tmp_path):
 
 
 def test_a_watched_run_keeps_its_epochs_and_changes_no_number(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "WRITE_EVERY", 0)  # after every step
+    monkeypatch.setattr(folder, "WRITE_EVERY", 0)  # after every step
     settings = Settings(method="adadfq", **SMALL)
     plain, watched = Run.create(tmp_path / "plain"), Run.create(tmp_path / "watched")
     once = train(digits, settings, plain, progress=False)
@@ -138,13 +136,6 @@ def test_a_large_hold_out_is_drawn_and_judged_in_parts(digits, monkeypatch):
     torch.testing.assert_close(run.holdout, whole)
     assert training._agreement(run) == pytest.approx(expected, rel=1e-3)
     assert counted[3:] == [100, 100, 56] * 3
-
-
-def test_evaluating_leaves_the_process_as_it_is(digits, monkeypatch):
-    """A notebook's kernel, say: malloc's settings would be changed for good."""
-    never = pytest.fail
-    monkeypatch.setattr(training, "keep_freed_memory", lambda: never("malloc"), raising=False)
-    assert evaluate(digits.teacher, digits) > 90
 
 
 def test_what_stays_in_float_is_said_and_recorded(digits, tmp_path, monkeypatch, capsys):
