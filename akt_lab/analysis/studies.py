@@ -142,7 +142,7 @@ def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         AktError: if no student was trained to its end.
     """
     ended = [run for run in runs if run.record.get("status") == "done"]
-    if not any(get_method(run.entry("settings")["method"]).student_terms for run in ended):
+    if not any(get_method(run.entry("settings")["method"]).trains for run in ended):
         raise AktError("attention_by_bits needs a run that trained a student to its end")
 
     def make() -> pd.DataFrame:
@@ -295,7 +295,7 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     students: dict[str, Run] = {}  # the first of each method
     for run in runs:
         settings = Settings.from_dict(run.entry("settings"))
-        trained = get_method(settings.method).student_terms and run.record.get("status") == "done"
+        trained = get_method(settings.method).trains and run.record.get("status") == "done"
         if trained and settings.weight_bits == SURFACE_BITS:
             students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
 

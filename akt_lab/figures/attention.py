@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 from akt_lab.analysis import studies
 from akt_lab.figures.labels import check_alike, on_bench, seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, style_of
+from akt_lab.methods import get_method
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 
@@ -149,10 +150,18 @@ def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     table = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)[
         ["spatial", "channel"]
     ].mean()
-    methods = [m for m in dict.fromkeys(table["method"]) if m not in ("ptq", "zeroq")]
+    methods = [m for m in dict.fromkeys(table["method"]) if get_method(m.split()[0]).trains]
     bits = sorted(table["bits"].unique())
-    before = {"color": "0.35", "linestyle": ":", "marker": "s"}
-    lines = [("before training", False, methods[0], before)]
+    roundings: dict[str, list[str]] = {}  # methods whose students begin alike share a line
+    for method in methods:
+        start = table[(table["method"] == method) & (table["trained"] == 0)].sort_values("bits")
+        seen = start[["bits", "spatial", "channel"]].to_csv(float_format="%.6g", index=False)
+        roundings.setdefault(seen, []).append(method)
+    lines = []
+    for n, names in enumerate(roundings.values()):
+        of = ", ".join(names) if len(roundings) > 1 else "training"
+        look = {"color": "0.35", "linestyle": ":", "marker": "sPX8dH*"[n % 7]}
+        lines.append((f"before {of}", False, names[0], look))
     lines += [(f"after {m}", True, m, style_of(m)) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")

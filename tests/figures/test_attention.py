@@ -26,16 +26,35 @@ def test_both_attentions_of_both_networks_side_by_side():
     np.testing.assert_allclose(difference, spatial[1, 0] - spatial[0, 0])
 
 
-def test_attention_by_bits_is_a_mean_over_seeds_and_layers():
-    rows = [(m, b, s, layer, trained, 1.0 + s, 2.0) for m in ("adadfq", "granq+akt code", "ptq")
+AFTER = {"granq+akt code": 0.25, "adadfq": 0.5, "adadfq+akt": 0.75, "ptq": 9.0, "zeroq": 8.0}
+
+
+def by_bits(before):
+    """What is drawn of each method's value `before` training, and of AFTER it."""
+    rows = [(m, b, s, layer, trained, (AFTER if trained else before)[m] + s, 2.0) for m in before
             for b in (2, 3) for s in (0, 1) for layer in "xy" for trained in (0, 1)]  # fmt: skip
     names = ["method", "bits", "seed", "layer", "trained", "spatial", "channel"]
     drawing = draw_attention_by_bits(pd.DataFrame(rows, columns=names), "Here.")
     lines = {line.get_label(): line for line in drawing.figure.axes[0].lines}
-    assert set(lines) == {"before training", "after adadfq", "after granq+akt code"}
-    assert all(list(line.get_ydata()) == [1.5, 1.5] for line in lines.values())
+    return drawing, lines, {label: list(line.get_ydata()) for label, line in lines.items()}
+
+
+def test_attention_by_bits_is_a_mean_over_seeds_and_layers():
+    drawing, lines, shown = by_bits(dict.fromkeys(AFTER, 1.0))
+    after = {f"after {m}": [AFTER[m] + 0.5] * 2 for m in AFTER if m not in ("ptq", "zeroq")}
+    assert shown == {"before training": [1.5, 1.5], **after}
     assert lines["after granq+akt code"].get_marker() == style_of("granq+akt code")["marker"]
     assert "2 layers, 2 seeds. Here." in drawing.caption
+
+
+def test_each_rounding_has_its_own_line_before_training():
+    _, lines, shown = by_bits({"granq+akt code": 4.0, "adadfq": 1.0, "adadfq+akt": 1.0, "ptq": 1.0})
+    before = {label: y for label, y in shown.items() if label.startswith("before")}
+    assert before == {
+        "before granq+akt code": [4.5, 4.5],
+        "before adadfq, adadfq+akt": [1.5, 1.5],
+    }
+    assert len({lines[label].get_marker() for label in before}) == 2
 
 
 def test_attention_of_other_settings_is_not_averaged(made):
