@@ -364,6 +364,25 @@ def _curve(run: Run) -> pd.DataFrame:
     )
 
 
+def evaluations(lines: Sequence[results.Line]) -> pd.DataFrame:
+    """A row for each evaluation of each run; a run that is in several files counts once.
+
+    Columns: `results.row`'s bench, bits, teacher, method, variant, seed, label and `same`; images
+    (that the student was trained on by then), accuracy in percent, synthetic_kl in nats.
+    """
+    runs = [(results.row(line), line.get("evaluations", [])) for line in lines]
+    about = ["bench", "bits", "teacher", "method", "variant", "seed", "label", "same"]
+    last = {
+        tuple(run[name] for name in [*results.KEY, "seed"]): (run, scores) for run, scores in runs
+    }
+    return pd.DataFrame(
+        {**{name: run[name] for name in about},
+         "images": (e["epoch"] - s["warmup_epochs"]) * s["steps"] * s["batch_size"],
+         "accuracy": e["accuracy"], "synthetic_kl": e["synthetic_kl"]}
+        for run, scores in last.values() for s in [run["settings"]] for e in scores
+    )  # fmt: skip
+
+
 # ---- one run's student and images ---------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Figures of gradients: by bits, by layer, and under other rules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,11 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import NullLocator
 
-from akt_lab.analysis import studies
-from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT, summarise
-from akt_lab.figures.labels import on_bench, seeds
+from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT
+from akt_lab.figures.labels import seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, all_equal, lines
-from akt_lab.runs.folder import Run
 
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
     "ce": {"color": COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
@@ -39,19 +37,8 @@ RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
 TICKS = (1, 2, 5, 10, 20, 50)
 
 
-def gradients_by_bits(runs: Sequence[Run]) -> Drawing:
-    """Size, bursts and direction of the student's gradient by bits and loss."""
-    found = studies.gradients(runs)
-    return draw_gradients_by_bits(summarise(found), _about(runs, found))
-
-
 def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
-    """Do gradients explode? Size, bursts and direction by bits, one line a loss.
-
-    Args:
-        summary: what `gradients.summarise` returns.
-        about: bench, steps and images, for the caption.
-    """
+    """Do gradients explode? Size, bursts and direction by bits: of `gradients.summarise`."""
     plain = ["identity", "ema", 10]
     table = summary[all_equal(summary, ["gradient", "ranges", "observed"], plain)]
     table = table.assign(
@@ -106,19 +93,8 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradients_by_layer(runs: Sequence[Run]) -> Drawing:
-    """Where gradients grow as bits fall."""
-    found = studies.gradients(runs)
-    return draw_gradients_by_layer(found, _about(runs, found, over_steps=True))
-
-
 def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
-    """Where gradients grow: layers against bits, one panel a loss.
-
-    Args:
-        found: what `gradients.study` returns.
-        about: bench, steps and images, for the caption.
-    """
+    """Where gradients grow: layers against bits, a panel a loss: of `gradients.study`."""
     plain = all_equal(found, ["gradient", "ranges", "observed"], ["identity", "ema", 10])
     rows = found[plain & (found["bits"] > 0)]
     table = (
@@ -162,18 +138,10 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradient_suspects(runs: Sequence[Run]) -> Drawing:
-    """The straight-through rule and the faulty ranges as causes of large gradients."""
-    found = studies.gradients(runs)
-    return draw_gradient_suspects(summarise(found), _about(runs, found))
-
-
 def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
     """How much of a large gradient is the straight-through rule's, or the faulty ranges'?
 
-    Args:
-        summary: what `gradients.summarise` returns.
-        about: bench, steps and images, for the caption.
+    Of `gradients.summarise`.
     """
     table = summary[(summary["loss"] == "kd") & (summary["bits"] > 0)]
     table = table.drop(columns=["ratio", "cosine"])  # not taken under every rule
@@ -203,11 +171,17 @@ def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def _about(runs: Sequence[Run], found: pd.DataFrame, over_steps: bool = False) -> str:
-    """For a caption: how the gradients were found, and what is shown of them."""
-    several = found["seed"].nunique() > 1
+def how_found(table: pd.DataFrame) -> str:
+    """For a caption: how gradients were found, and what is shown of them: all steps, or a summary.
+
+    Args:
+        table: what `gradients.study` returns, or `gradients.summarise`.
+    """
+    several = table["seed"].nunique() > 1
     bars = "median and, as bars, the least and the largest of " if several else ""
-    shown = "Median over steps, " if over_steps else f"Shown: {bars}"
-    steps = f"{found['step'].nunique()} steps on the same synthetic images"
-    start = ": every student starts as its teacher and takes"
-    return on_bench(runs, f"{start} {steps}. {shown}{seeds(found)}.")
+    steps, shown = (
+        (table["step"].nunique(), "Median over steps, ") if "step" in table
+        else (table["steps"].max(), f"Shown: {bars}")
+    )  # fmt: skip
+    taken = f"every student starts as its teacher and takes {steps} steps"
+    return f": {taken} on the same synthetic images. {shown}{seeds(table)}."

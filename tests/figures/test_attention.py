@@ -2,12 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from akt_lab.analysis.studies import SideBySide
 from akt_lab.errors import AktError
-from akt_lab.figures.attention import (
-    attention_by_bits,
-    draw_attention_by_bits,
-    draw_attention_side_by_side,
-)
+from akt_lab.figures.attention import draw_attention_by_bits, draw_attention_side_by_side
+from akt_lab.figures.gallery import FIGURES
 from akt_lab.figures.style import style_of
 
 
@@ -15,9 +13,8 @@ def test_both_attentions_of_both_networks_side_by_side():
     rng = np.random.default_rng(0)
     spatial, channel = rng.random((2, 3, 4, 4)), rng.random((2, 3, 5))
     kl = [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)]
-    drawing = draw_attention_side_by_side(
-        rng.random((3, 8, 8)), spatial, channel, kl, [*"abc"], "x"
-    )
+    found = SideBySide(rng.random((3, 8, 8)), spatial, channel, kl, [*"abc"], "x")
+    drawing = draw_attention_side_by_side(found)
     data = drawing.data.set_index(["part", "image", "place"])
     assert data.loc[("spatial", 2, 5), "student"] == spatial[1, 2, 1, 1]
     assert data.loc[("channel", 1, 4), "teacher"] == channel[0, 1, 4]
@@ -51,12 +48,14 @@ def test_each_rounding_has_its_own_line_before_training():
     _, lines, shown = by_bits({"granq+akt code": 4.0, "adadfq": 1.0, "adadfq+akt": 1.0, "ptq": 1.0})
     before = {label: y for label, y in shown.items() if label.startswith("before")}
     assert before == {
-        "before granq+akt code": [4.5, 4.5],
-        "before adadfq, adadfq+akt": [1.5, 1.5],
+        "before training granq+akt code": [4.5, 4.5],
+        "before training adadfq, adadfq+akt": [1.5, 1.5],
     }
     assert len({lines[label].get_marker() for label in before}) == 2
 
 
 def test_attention_of_other_settings_is_not_averaged(made):
     with pytest.raises(AktError, match=r"'adadfq' differ in more than their seeds .*epochs=9"):
-        attention_by_bits([made(), made(seed=1, epochs=9)])
+        FIGURES["attention_by_bits"]([made(), made(seed=1, epochs=9)])
+    with pytest.raises(AktError, match="needs a run that trained a student to its end"):
+        FIGURES["attention_by_bits"]([made(status="running")])
