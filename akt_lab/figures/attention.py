@@ -1,5 +1,6 @@
 """Where teacher and student look: one layer image by image, and all layers by bits."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,24 +115,31 @@ def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     ].mean()
     methods = [m for m in dict.fromkeys(table["method"]) if get_method(m.split()[0]).trains]
     bits = sorted(table["bits"].unique())
-    rounded: dict[str, list[str]] = {}  # methods whose students begin alike share a line
+
+    def kl_of(method: str, trained: bool) -> pd.DataFrame:
+        rows = table[(table["method"] == method) & (table["trained"] == trained)]
+        return rows.set_index("bits")[["spatial", "channel"]].sort_index()
+
+    rounded: dict[str, pd.DataFrame] = {}  # those that begin alike share a line, and its name
     for method in methods:
-        start = table[(table["method"] == method) & (table["trained"] == 0)].sort_values("bits")
-        values = start[["bits", "spatial", "channel"]].to_csv(float_format="%.6g", index=False)
-        rounded.setdefault(values, []).append(method)
+        own = kl_of(method, False)
+        for names, rows in rounded.items():
+            both = own.index.intersection(rows.index)
+            if len(both) and np.allclose(own.loc[both], rows.loc[both], 1e-5, 0, equal_nan=True):
+                rounded[f"{names}, {method}"] = rounded.pop(names).combine_first(own)
+                break
+        else:
+            rounded[method] = own
     lines = []
-    for n, names in enumerate(rounded.values()):
-        which = f" {', '.join(names)}" if len(rounded) > 1 else ""
-        look = {"color": "0.35", "linestyle": ":", "marker": "sPX8dH*"[n % 7]}
-        lines.append((f"before training{which}", False, names[0], look))
-    lines += [(f"after {m}", True, m, style_of(m)) for m in sorted(methods)]
+    for (names, rows), marker in zip(rounded.items(), itertools.cycle("sPX8dH*")):
+        label = f"before training {names}" if len(rounded) > 1 else "before training"
+        lines.append((label, rows, {"color": "0.35", "linestyle": ":", "marker": marker}))
+    lines += [(f"after {m}", kl_of(m, True), style_of(m)) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
         for axes, part in zip(grid, ("spatial", "channel"), strict=True):
-            for label, trained, method, style in lines:
-                rows = table[(table["method"] == method) & (table["trained"] == trained)]
-                rows = rows.sort_values("bits")
-                axes.plot(rows["bits"], rows[part], label=label, **style)
+            for label, rows, style in lines:
+                axes.plot(rows.index, rows[part], label=label, **style)
             axes.set(title=f"{part} attention", yscale="log", xlabel="bits")
             axes.set_xticks(bits, [str(b) for b in bits])
             axes.xaxis.set_minor_locator(NullLocator())

@@ -27,19 +27,24 @@ AFTER = {"granq+akt code": 0.25, "adadfq": 0.5, "adadfq+akt": 0.75, "ptq": 9.0, 
 
 
 def by_bits(before):
-    """What is drawn of each method's value `before` training, and of AFTER it."""
+    """What is drawn of each method's value `before` training, and of AFTER it; AKT's only at 3."""
     rows = [(m, b, s, layer, trained, (AFTER if trained else before)[m] + s, 2.0) for m in before
-            for b in (2, 3) for s in (0, 1) for layer in "xy" for trained in (0, 1)]  # fmt: skip
+            for b in ((3,) if "akt" in m else (2, 3)) for s in (0, 1) for layer in "xy"
+            for trained in (False, True)]  # fmt: skip
     names = ["method", "bits", "seed", "layer", "trained", "spatial", "channel"]
     drawing = draw_attention_by_bits(pd.DataFrame(rows, columns=names), "Here.")
     lines = {line.get_label(): line for line in drawing.figure.axes[0].lines}
-    return drawing, lines, {label: list(line.get_ydata()) for label, line in lines.items()}
+    return drawing, lines, {name: dict(line.get_xydata()) for name, line in lines.items()}
 
 
 def test_attention_by_bits_is_a_mean_over_seeds_and_layers():
     drawing, lines, shown = by_bits(dict.fromkeys(AFTER, 1.0))
-    after = {f"after {m}": [AFTER[m] + 0.5] * 2 for m in AFTER if m not in ("ptq", "zeroq")}
-    assert shown == {"before training": [1.5, 1.5], **after}
+    assert shown == {
+        "before training": {2: 1.5, 3: 1.5},
+        "after granq+akt code": {3: 0.75},
+        "after adadfq": {2: 1.0, 3: 1.0},
+        "after adadfq+akt": {3: 1.25},
+    }
     assert lines["after granq+akt code"].get_marker() == style_of("granq+akt code")["marker"]
     assert "2 layers, 2 seeds. Here." in drawing.caption
 
@@ -48,8 +53,8 @@ def test_each_rounding_has_its_own_line_before_training():
     _, lines, shown = by_bits({"granq+akt code": 4.0, "adadfq": 1.0, "adadfq+akt": 1.0, "ptq": 1.0})
     before = {label: y for label, y in shown.items() if label.startswith("before")}
     assert before == {
-        "before training granq+akt code": [4.5, 4.5],
-        "before training adadfq, adadfq+akt": [1.5, 1.5],
+        "before training granq+akt code": {3: 4.5},
+        "before training adadfq, adadfq+akt": {2: 1.5, 3: 1.5},
     }
     assert len({lines[label].get_marker() for label in before}) == 2
 
