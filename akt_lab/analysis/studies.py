@@ -19,15 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab import losses
+from akt_lab.analysis import curvature as second_order
 from akt_lab.analysis import gradients as gradient_study
-from akt_lab.analysis.curvature import asymmetry as field_asymmetry
-from akt_lab.analysis.curvature import (
-    filter_normalised_directions,
-    hessian,
-    loss_surface,
-    top_eigenvalues,
-    trace,
-)
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
 from akt_lab.analysis.gradients import Batch, Case, grid, make_student, observe, synthetic_batches
 from akt_lab.analysis.kept import bench_of, beside, kept, on_every_core
@@ -206,7 +199,7 @@ def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     bar = tqdm(residual_bodies(teacher), "cost of errors", unit="layer", disable=not progress)
     for layer in bar:
         operator, x = map_hessian(teacher, layer, images)
-        random = len(x) * trace(operator, PROBES).value / (2 * operator.shape[0])
+        random = len(x) * second_order.trace(operator, PROBES).value / (2 * operator.shape[0])
         for bits in COST_BITS:
             table = cost_of_error(teacher, layer, images, rounding_error(x, bits)).reset_index()
             tables.append(table.assign(layer=layer, bits=bits, random=random))
@@ -229,9 +222,9 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         network: nn.Module = graph_of(light.teacher)
         if sharpness is not None:
             network = smooth_student(make_student(light.teacher, Case(bits), images), sharpness)
-        operator = hessian(network, *_distilled(light, images))
-        whole = trace(operator, PROBES)
-        values, residuals = top_eigenvalues(operator, 1)
+        operator = second_order.hessian(network, *_distilled(light, images))
+        whole = second_order.trace(operator, PROBES)
+        values, residuals = second_order.top_eigenvalues(operator, 1)
         return {"bits": bits, "sharpness": sharpness, "trace": whole.value,
                 "trace_error": whole.error, "eigenvalue": values[0],
                 "residual": residuals[0]}  # fmt: skip
@@ -255,7 +248,7 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
 
     def of(bits: int) -> Row:
         student = make_student(light.teacher, Case(bits), images)
-        found = field_asymmetry(student, *_distilled(light, images), pairs=pairs)
+        found = second_order.asymmetry(student, *_distilled(light, images), pairs=pairs)
         return {"bits": bits, "ratio": found.value, "error": found.error,
                 "step_error": found.step_error, "pairs": pairs}  # fmt: skip
 
@@ -284,15 +277,15 @@ def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     bench = bench_of(runs)
     teacher = graph_of(bench.teacher)
     images, logits = _distilled(bench, synthetic(runs, bench))
-    directions = filter_normalised_directions(teacher)
+    directions = second_order.filter_normalised_directions(teacher)
     networks: dict[str, nn.Module] = {"teacher": teacher}
     networks |= {name: load_student(run, bench)[0] for name, run in _first_of_each(runs).items()}
     tables = []
     bar = tqdm(networks.items(), "loss surface", unit="network", disable=not progress)
     for name, network in bar:
-        at, losses = loss_surface(network, images, logits, directions, points=POINTS)
+        at, loss = second_order.loss_surface(network, images, logits, directions, points=POINTS)
         a, b = (grid.ravel() for grid in np.meshgrid(at, at, indexing="ij"))
-        tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": losses.ravel()}))
+        tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": loss.ravel()}))
     return pd.concat(tables, ignore_index=True)
 
 

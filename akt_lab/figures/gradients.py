@@ -67,19 +67,17 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
         grid[3].axhline(0, color="0.4", linewidth=1)
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    kd = table[table["loss"] == "kd"].groupby("bits")[
-        ["relative_norm", "explosion", "explosion_later"]
-    ].median()  # fmt: skip
+    bursts = ["relative_norm", "explosion", "explosion_later"]
+    kd = table[table["loss"] == "kd"].groupby("bits")[bursts].median().reindex([8, 2])
     return Drawing(
         figure,
         table,
         alt=(
             "Four line charts against bits, one line a loss. Distillation's gradient, relative to "
-            f"the weights, is {kd.relative_norm.get(8, float('nan')):.3g} at 8 bits and "
-            f"{kd.relative_norm.get(2, float('nan')):.3g} at 2; its largest norm is "
-            f"{kd.explosion.get(8, float('nan')):.1f} and {kd.explosion.get(2, float('nan')):.1f} "
-            f"times the median; after the first {FIRST_STEPS} steps at 2 bits "
-            f"{kd.explosion_later.get(2, float('nan')):.1f} times."
+            f"the weights, is {kd.relative_norm[8]:.3g} at 8 bits and {kd.relative_norm[2]:.3g} at "
+            f"2; its largest norm is {kd.explosion[8]:.1f} and {kd.explosion[2]:.1f} times the "
+            f"median; after the first {FIRST_STEPS} steps at 2 bits {kd.explosion_later[2]:.1f} "
+            "times."
         ),
         caption=(
             f"The student's weight gradient, all layers together. {about} Above: median over "
