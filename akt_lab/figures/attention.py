@@ -110,9 +110,8 @@ def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: boo
 
 def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
     """How far attention lies apart before and after training: of `studies.attention`."""
-    table = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)[
-        ["spatial", "channel"]
-    ].mean()
+    kinds = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)
+    table = kinds[["spatial", "channel"]].mean()
     methods = [m for m in dict.fromkeys(table["method"]) if get_method(m.split()[0]).trains]
     bits = sorted(table["bits"].unique())
 
@@ -146,11 +145,10 @@ def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
         grid[0].set_ylabel("KL(teacher ‖ student),\nnats, mean over layers")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    at = table[(table["bits"] == bits[0])]
+    at = table[(table["bits"] == bits[0]) & table["method"].isin(methods)]
     listed = "; ".join(
         f"{r.method} {'after' if r.trained else 'before'}: {r.spatial:.2g} and {r.channel:.2g}"
         for r in at.itertuples()
-        if r.method in methods
     )
     return Drawing(
         figure,

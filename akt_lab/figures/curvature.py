@@ -17,9 +17,8 @@ def draw_curvature(found: pd.DataFrame, about: str) -> Drawing:
     students = found[found["bits"] > 0]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.9), layout="constrained")
-        for axes, value, label in zip(
-            grid, ("trace", "eigenvalue"), ("trace", "largest eigenvalue"), strict=True
-        ):
+        shown = {"trace": "trace", "eigenvalue": "largest eigenvalue"}
+        for axes, (value, label) in zip(grid, shown.items(), strict=True):
             places = bit_axis(axes, students["bits"].unique().tolist())
             for n, (sharpness, rows) in enumerate(students.groupby("sharpness")):
                 rows = rows.sort_values("bits", ascending=False)

@@ -36,6 +36,8 @@ from akt_lab.figures.training import training_by_bits
 from akt_lab.runs.folder import Run
 
 Figure = Callable[[Sequence[Run]], Drawing]
+EVALUATED = f", {studies.SHOWN} evaluation images."
+FEW = f", one batch of {studies.COST_IMAGES} synthetic images, one seed."
 BATCH = ", one batch of synthetic images, "
 
 
@@ -67,15 +69,9 @@ FIGURES: dict[str, Figure] = {
     "gradients_by_layer": _of(studies.gradients, draw_gradients_by_layer, how_found),
     "gradient_suspects": _of(_summary, draw_gradient_suspects, how_found),
     "attention_by_bits": _of(
-        lambda runs: studies.attention(alike(runs)),
-        draw_attention_by_bits,
-        f", {studies.SHOWN} evaluation images.",
+        lambda runs: studies.attention(alike(runs)), draw_attention_by_bits, EVALUATED
     ),
-    "error_cost": _of(
-        studies.error_cost,
-        draw_error_cost,
-        f", one batch of {studies.COST_IMAGES} synthetic images, one seed.",
-    ),
+    "error_cost": _of(studies.error_cost, draw_error_cost, FEW),
     "curvature": _of(studies.curvature, draw_curvature, BATCH + "one seed."),
     "straight_through": _of(studies.asymmetry, draw_straight_through, BATCH + "one seed."),
     "loss_surface": _of(

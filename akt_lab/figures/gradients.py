@@ -41,9 +41,8 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     """Do gradients explode? Size, bursts and direction by bits: of `gradients.summarise`."""
     plain = ["identity", "ema", 10]
     table = summary[all_equal(summary, ["gradient", "ranges", "observed"], plain)]
-    table = table.assign(
-        relative_norm=table["relative_norm"].where(table["relative_norm"] > 1e-3)
-    )  # full precision has nothing to distil
+    norm = table["relative_norm"].where(lambda n: n > 1e-3)  # full precision has nothing to distil
+    table = table.assign(relative_norm=norm)
     panels = (
         ("relative_norm", "norm of the gradient / norm of the weights", "log"),
         ("explosion", "largest norm / median norm of a run", "log"),

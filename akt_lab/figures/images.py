@@ -29,10 +29,8 @@ def draw_synthetic_images(found: SyntheticImages) -> Drawing:
         figure.suptitle(found.title, fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06, top=0.93)
     data = pd.DataFrame(
-        [
-            {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
-            for r in range(rows) for c in range(columns)
-        ]
+        {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
+        for r in range(rows) for c in range(columns)
     )  # fmt: skip
     return Drawing(
         figure,
