@@ -55,6 +55,11 @@ class Method:
         """The name of the same method without AKT."""
         return self.name.removesuffix("+akt")
 
+    @property
+    def trains(self) -> bool:
+        """Whether the student is trained, or only rounded."""
+        return self.student_terms is not None
+
     def with_akt(self) -> "Method":
         """The same images and loss, combined with refined feature distillation."""
         return replace(

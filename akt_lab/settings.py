@@ -138,7 +138,7 @@ class Settings:
         given, method = dict(now), _method(self.method)
         now |= {name: now[name] or getattr(method, name) for name in OF_METHOD}
         now["warmup_epochs"] = self.warmup_epochs or max(1, min(4, self.epochs // 4))
-        if method.student_terms is None:  # post-training: the warm-up is all there is
+        if not method.trains:  # post-training: the warm-up is all there is
             now["epochs"] = min(self.epochs, self.warmup_epochs)
         now["_filled"] = {n: (given[n], now[n]) for n in given if given[n] != now[n]}
         self._check(method)
@@ -156,7 +156,7 @@ class Settings:
             raise UsageError(f"{self.method} compares the maps of all bodies itself: leave maps")
         if self.precision == "bf16" and self.gradient == "clipped":
             raise UsageError("the clipped gradient needs --precision fp32")
-        if method.student_terms and self.warmup_epochs >= self.epochs:
+        if method.trains and self.warmup_epochs >= self.epochs:
             raise UsageError(
                 f"warmup_epochs ({self.warmup_epochs}) leaves nothing of {self.epochs} epochs "
                 "for the student: use at least 2 epochs, or a shorter warm-up"
@@ -287,7 +287,7 @@ def _unread(settings: Settings) -> dict[str, str]:
         unread |= {"alpha": f"its variant is {settings.variant}"}
     if method.akt and settings.variant == "published":
         unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
-    if method.student_terms is None:
+    if not method.trains:
         names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         unread |= dict.fromkeys(names, "it trains no student")
     return unread

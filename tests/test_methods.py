@@ -19,7 +19,8 @@ def test_akt_changes_nothing_but_the_features(name):
 def test_each_is_found_by_its_name_and_what_trains_has_a_partner_with_akt():
     assert all(get_method(name) is method for name, method in METHODS.items())
     assert all(method.name == name for name, method in METHODS.items())
-    trained = {m.name for m in METHODS.values() if m.student_terms and not m.akt}
+    trained = {m.name for m in METHODS.values() if m.trains and not m.akt}
     assert trained == {METHODS[name].plain for name in WITH_AKT} >= {"gdfq", "adadfq", "hast"}
+    assert {m.name for m in METHODS.values() if not m.trains} >= {"ptq", "zeroq"}
     with pytest.raises(UsageError, match="unknown method 'hst': did you mean 'hast'"):
         get_method("hst")

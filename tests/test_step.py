@@ -13,7 +13,7 @@ from akt_lab.step import losses_and_gradients, train_step
 TRAINED = [
     (name, variant)
     for name, method in METHODS.items()
-    if method.student_terms
+    if method.trains
     for variant in (("paper", "code", "published") if method.akt else ("paper",))
 ]
 

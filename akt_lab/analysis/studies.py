@@ -4,10 +4,10 @@ What takes minutes is made once, and kept as CSV in `studies/` beside the runs, 
 images that it is of; see `kept.beside` for when it is made anew.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from itertools import groupby
+from functools import cache, partial, wraps
+from itertools import groupby, product
 from operator import attrgetter
 from typing import Any
 
@@ -19,15 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab import losses
+from akt_lab.analysis import curvature as second_order
 from akt_lab.analysis import gradients as gradient_study
-from akt_lab.analysis.curvature import asymmetry as field_asymmetry
-from akt_lab.analysis.curvature import (
-    filter_normalised_directions,
-    hessian,
-    loss_surface,
-    top_eigenvalues,
-    trace,
-)
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error
 from akt_lab.analysis.gradients import Batch, Case, grid, make_student, observe, synthetic_batches
 from akt_lab.analysis.kept import bench_of, beside, kept, on_every_core
@@ -94,25 +87,34 @@ def effort(bench: Bench) -> tuple[int, Sequence[int]]:
     return (STEPS, SEEDS) if bench.image_size <= SMALL_IMAGES else (STEPS // 2, SEEDS[:1])
 
 
+def _kept(
+    make: Callable[[Sequence[Run], bool], pd.DataFrame],
+    entering: Callable[[Sequence[Run]], Iterable[Run]] = lambda runs: (),
+) -> Callable[..., pd.DataFrame]:
+    """A study, made once; `entering`: the runs whose students it is of, see `kept.beside`."""
+
+    @wraps(make)
+    def study(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
+        of = [*entering(runs)]
+        return kept(runs, make.__name__, lambda: make(runs, progress), of, **_constants())
+
+    return study
+
+
 # ---- gradients ----------------------------------------------------------------------------------
 
 
+@_kept
 def gradients(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`gradients.study` over every case of `gradients.grid`: a task a seed and bit-width."""
-
-    def make() -> pd.DataFrame:
-        bench, of_bits = bench_of(runs), attrgetter("bits")
-        tasks = {}
-        for seed in effort(bench)[1]:
-            images = synthetic(runs, bench, seed)
-            for bits, cases in groupby(sorted(grid(), key=of_bits), key=of_bits):
-                task = partial(
-                    gradient_study.study, _light(bench), [*cases], images, seed=seed, progress=False
-                )
-                tasks[f"gradients, seed {seed}, {_name(bits)}"] = task
-        return pd.concat(on_every_core(tasks, progress), ignore_index=True)
-
-    return kept(runs, "gradients", make, **_constants())
+    bench, of_bits = bench_of(runs), attrgetter("bits")
+    study, tasks = partial(gradient_study.study, _light(bench), progress=False), {}
+    for seed in effort(bench)[1]:
+        images = synthetic(runs, bench, seed)
+        for bits, cases in groupby(sorted(grid(), key=of_bits), key=of_bits):
+            task = partial(study, [*cases], images, seed=seed)
+            tasks[f"gradients, seed {seed}, {_name(bits)}"] = task
+    return pd.concat(on_every_core(tasks, progress), ignore_index=True)
 
 
 def _light(bench: Bench) -> Bench:
@@ -128,54 +130,49 @@ def _name(bits: int) -> str:
 # ---- attention ----------------------------------------------------------------------------------
 
 
+def _ended(runs: Sequence[Run]) -> Sequence[Run]:
+    """Those that ended, if there is one among them that trained a student."""
+    ended = [run for run in runs if run.done]
+    if not any(get_method(run.entry("settings")["method"]).trains for run in ended):
+        raise AktError("attention_by_bits needs a run that trained a student to its end")
+    return ended
+
+
+@partial(_kept, entering=_ended)
 def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """How far teacher's and student's attention lie apart, before and after training, by layer.
 
     Returns:
         A row for each run that ended, layer and time: method (as figures call it), bits, seed,
-        `same` (as in `training`), layer, trained (False: rounded as the run does, with ranges
-        observed on synthetic images), and the mean KL from the teacher's maps in nats, `spatial`
-        and `channel`, on 200 evaluation images.
+        layer, trained (False: rounded as the run does, with ranges observed on synthetic images),
+        and the mean KL from the teacher's maps in nats, `spatial` and `channel`, on 200 evaluation
+        images.
 
     Raises:
         AktError: if no student was trained to its end.
     """
-    ended = [run for run in runs if run.done]
-    if not any(get_method(run.settings.method).student_terms for run in ended):
-        raise AktError("attention_by_bits needs a run that trained a student to its end")
-
-    def make() -> pd.DataFrame:
-        bench = bench_of(runs)
-        images = synthetic(runs, bench)[:10]
-        bar = tqdm(ended, "attention", unit="run", disable=not progress)
-        return pd.DataFrame(_attention_rows(bar, bench, images))
-
-    return kept(runs, "attention", make, ended, **_constants())
-
-
-def _attention_rows(runs: Iterable[Run], bench: Bench, synthetic: Sequence[Batch]) -> Iterator[Row]:
-    teacher = graph_of(bench.teacher)
-    layers = residual_bodies(teacher)
-    images = bench.normalise(bench.images[:SHOWN])
+    bench = bench_of(runs)
+    teacher, of_ranges = graph_of(bench.teacher), synthetic(runs, bench)[:10]
+    layers, images = residual_bodies(teacher), bench.normalise(bench.images[:SHOWN])
     seen = _maps(teacher, layers, images)
 
     @cache
     def rounded(*how: tuple[str, Any]) -> dict[str, Tensor]:
-        student = observe(quantize_model(bench.teacher, **dict(how)), synthetic)
+        student = observe(quantize_model(bench.teacher, **dict(how)), of_ranges)
         return _maps(student, layers, images)
 
-    for run in runs:
+    rows: list[Row] = []
+    for run in tqdm(_ended(runs), "attention", unit="run", disable=not progress):
         settings = run.settings
         about = {"method": settings.label, "bits": settings.weight_bits, "seed": settings.seed}
-        about["same"] = results.row(results.line_of(run))["same"]
         before = rounded(*((name, getattr(settings, name)) for name in ROUNDING))
         after = _maps(load_student(run, bench)[0], layers, images)
         for trained, maps in ((False, before), (True, after)):
             for layer, s in maps.items():
-                parts = attention_divergences([s], [seen[layer]])
-                spatial, channel = (part.item() for part in parts)
-                yield {**about, "layer": layer, "trained": trained,
-                       "spatial": spatial, "channel": channel}  # fmt: skip
+                spatial, channel = (kl.item() for kl in attention_divergences([s], [seen[layer]]))
+                rows.append({**about, "layer": layer, "trained": trained,
+                             "spatial": spatial, "channel": channel})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
@@ -188,33 +185,27 @@ def _maps(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
 # ---- second order -------------------------------------------------------------------------------
 
 
+@_kept
 def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`error_cost.cost_of_error` of every map's own rounding, by bits, on synthetic images.
 
     Adds layer, bits, and `random`: the cost per square of an error of random direction.
     """
-
-    def make() -> pd.DataFrame:
-        bench = bench_of(runs)
-        teacher = graph_of(bench.teacher)
-        ((images, _),) = synthetic_batches(bench, 1, COST_IMAGES)
-        layers = residual_bodies(teacher)
-        bar = tqdm(layers, unit="layer", disable=not progress, desc="cost of errors")
-        return pd.concat([_cost(teacher, layer, images) for layer in bar], ignore_index=True)
-
-    return kept(runs, "error_cost", make, **_constants())
-
-
-def _cost(teacher: nn.Module, layer: str, images: Tensor) -> pd.DataFrame:
-    operator, x = map_hessian(teacher, layer, images)
-    random = len(x) * trace(operator, PROBES).value / (2 * operator.shape[0])
+    bench = bench_of(runs)
+    teacher = graph_of(bench.teacher)
+    ((images, _),) = synthetic_batches(bench, 1, COST_IMAGES)
     tables = []
-    for bits in COST_BITS:
-        table = cost_of_error(teacher, layer, images, rounding_error(x, bits)).reset_index()
-        tables.append(table.assign(layer=layer, bits=bits, random=random))
-    return pd.concat(tables)
+    bar = tqdm(residual_bodies(teacher), "cost of errors", unit="layer", disable=not progress)
+    for layer in bar:
+        operator, x = map_hessian(teacher, layer, images)
+        random = len(x) * second_order.trace(operator, PROBES).value / (2 * operator.shape[0])
+        for bits in COST_BITS:
+            table = cost_of_error(teacher, layer, images, rounding_error(x, bits)).reset_index()
+            tables.append(table.assign(layer=layer, bits=bits, random=random))
+    return pd.concat(tables, ignore_index=True)
 
 
+@_kept
 def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """Trace and largest eigenvalues of the distillation loss, by bits and sharpness.
 
@@ -223,36 +214,26 @@ def curvature(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         precision), trace, trace_error (one standard error), eigenvalue and residual (the largest
         one).
     """
+    bench = bench_of(runs)
+    images, light = synthetic(runs, bench)[:10], _light(bench)
 
-    def make() -> pd.DataFrame:
-        bench = bench_of(runs)
-        images = synthetic(runs, bench)[:10]
-        cases = [(0, None), *((b, k) for b in CURVED_BITS for k in SHARPNESS)]
-        tasks = {
-            f"curvature, {_name(bits)}, sharpness {k or 0}": partial(
-                _curvature, _light(bench), bits, k, images
-            )
-            for bits, k in cases
-        }
-        return pd.DataFrame(on_every_core(tasks, progress))
+    def of(bits: int, sharpness: float | None) -> Row:
+        network: nn.Module = graph_of(light.teacher)
+        if sharpness is not None:
+            network = smooth_student(make_student(light.teacher, Case(bits), images), sharpness)
+        operator = second_order.hessian(network, *_distilled(light, images))
+        whole = second_order.trace(operator, PROBES)
+        values, residuals = second_order.top_eigenvalues(operator, 1)
+        return {"bits": bits, "sharpness": sharpness, "trace": whole.value,
+                "trace_error": whole.error, "eigenvalue": values[0],
+                "residual": residuals[0]}  # fmt: skip
 
-    return kept(runs, "curvature", make, **_constants())
-
-
-def _curvature(bench: Bench, bits: int, sharpness: float | None, images: Sequence[Batch]) -> Row:
-    network: nn.Module = graph_of(bench.teacher)
-    if sharpness is not None:
-        network = smooth_student(make_student(bench.teacher, Case(bits), images), sharpness)
-    x = images[0][0]
-    with torch.no_grad():
-        logits = bench.teacher(x)
-    operator = hessian(network, x, logits)
-    whole = trace(operator, PROBES)
-    values, residuals = top_eigenvalues(operator, 1)
-    return {"bits": bits, "sharpness": sharpness, "trace": whole.value, "trace_error": whole.error,
-            "eigenvalue": values[0], "residual": residuals[0]}  # fmt: skip
+    cases = [(0, None), *product(CURVED_BITS, SHARPNESS)]
+    tasks = {f"curvature, {_name(b)}, sharpness {k or 0}": partial(of, b, k) for b, k in cases}
+    return pd.DataFrame(on_every_core(tasks, progress))
 
 
+@_kept
 def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`curvature.asymmetry` of the teacher and of rounded students.
 
@@ -260,62 +241,57 @@ def asymmetry(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         Rows of bits (0: full precision), ratio, error (one standard error over the pairs),
         step_error (how much half the step changes it), and pairs drawn.
     """
-
-    def make() -> pd.DataFrame:
-        bench = bench_of(runs)
-        images, light = synthetic(runs, bench)[:10], _light(bench)
-        tasks = {
-            f"asymmetry, {_name(bits)}": partial(_asymmetry, light, bits, images)
-            for bits in (0, *CURVED_BITS)
-        }
-        return pd.DataFrame(on_every_core(tasks, progress))
-
-    return kept(runs, "asymmetry", make, **_constants())
-
-
-def _asymmetry(bench: Bench, bits: int, images: Sequence[Batch]) -> Row:
-    x = images[0][0]
-    with torch.no_grad():
-        logits = bench.teacher(x)
+    bench = bench_of(runs)
+    images, light = synthetic(runs, bench)[:10], _light(bench)
     pairs = PAIRS if bench.image_size <= SMALL_IMAGES else PAIRS // 4
-    student = make_student(bench.teacher, Case(bits), images)
-    found = field_asymmetry(student, x, logits, pairs=pairs)
-    return {"bits": bits, "ratio": found.value, "error": found.error,
-            "step_error": found.step_error, "pairs": pairs}  # fmt: skip
+
+    def of(bits: int) -> Row:
+        student = make_student(light.teacher, Case(bits), images)
+        found = second_order.asymmetry(student, *_distilled(light, images), pairs=pairs)
+        return {"bits": bits, "ratio": found.value, "error": found.error,
+                "step_error": found.step_error, "pairs": pairs}  # fmt: skip
+
+    tasks = {f"asymmetry, {_name(bits)}": partial(of, bits) for bits in (0, *CURVED_BITS)}
+    return pd.DataFrame(on_every_core(tasks, progress))
 
 
+def _first_of_each(runs: Sequence[Run]) -> dict[str, Run]:
+    students: dict[str, Run] = {}
+    for run in runs:
+        settings = run.settings
+        trained = get_method(settings.method).trains and run.done
+        if trained and settings.weight_bits == SURFACE_BITS:
+            students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
+    return students
+
+
+@partial(_kept, entering=lambda runs: _first_of_each(runs).values())
 def surface(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """The distillation loss around the teacher, and around trained students of SURFACE_BITS.
 
     Returns:
-        Rows of network, a and b (offsets in two filter-normalised directions, the same for all)
-        and loss, on one batch of synthetic images.
+        Rows of network (of each method the first), a and b (offsets in two filter-normalised
+        directions, the same for all) and loss, on one batch of synthetic images.
     """
-    students: dict[str, Run] = {}  # the first of each method
-    for run in runs:
-        settings = run.settings
-        trained = get_method(settings.method).student_terms and run.done
-        if trained and settings.weight_bits == SURFACE_BITS:
-            students.setdefault(f"{settings.label}, {SURFACE_BITS} bits", run)
+    bench = bench_of(runs)
+    teacher = graph_of(bench.teacher)
+    images, logits = _distilled(bench, synthetic(runs, bench))
+    directions = second_order.filter_normalised_directions(teacher)
+    networks: dict[str, nn.Module] = {"teacher": teacher}
+    networks |= {name: load_student(run, bench)[0] for name, run in _first_of_each(runs).items()}
+    tables = []
+    bar = tqdm(networks.items(), "loss surface", unit="network", disable=not progress)
+    for name, network in bar:
+        at, loss = second_order.loss_surface(network, images, logits, directions, points=POINTS)
+        a, b = (grid.ravel() for grid in np.meshgrid(at, at, indexing="ij"))
+        tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": loss.ravel()}))
+    return pd.concat(tables, ignore_index=True)
 
-    def make() -> pd.DataFrame:
-        bench = bench_of(runs)
-        teacher = graph_of(bench.teacher)
-        images, _ = synthetic(runs, bench)[0]
-        with torch.no_grad():
-            logits = teacher(images)
-        directions = filter_normalised_directions(teacher)
-        networks: dict[str, nn.Module] = {"teacher": teacher}
-        networks |= {name: load_student(run, bench)[0] for name, run in students.items()}
-        bar = tqdm(networks.items(), unit="network", disable=not progress, desc="loss surface")
-        tables = []
-        for name, network in bar:
-            at, losses = loss_surface(network, images, logits, directions, points=POINTS)
-            a, b = (grid.ravel() for grid in np.meshgrid(at, at, indexing="ij"))
-            tables.append(pd.DataFrame({"network": name, "a": a, "b": b, "loss": losses.ravel()}))
-        return pd.concat(tables, ignore_index=True)
 
-    return kept(runs, "surface", make, list(students.values()), **_constants())
+@torch.no_grad()
+def _distilled(bench: Bench, images: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """The first batch, and the teacher's logits: what the distillation loss is taken on."""
+    return images[0][0], bench.teacher(images[0][0])
 
 
 # ---- a run as it trained ------------------------------------------------------------------------
@@ -348,19 +324,36 @@ def _curve(run: Run) -> pd.DataFrame:
     for term in terms:
         given = run.entry("classes"), settings.temperature, settings.logit_weight
         loss = loss - losses.floor(term.removeprefix("student/"), *given)
+    row = results.row(results.line_of(run))
     return pd.DataFrame(
         {
-            "method": settings.method,
-            "variant": settings.shown_variant,
-            "label": settings.label,
+            **{name: row[name] for name in ("method", "variant", "label")},
             "bits": settings.weight_bits,
-            "seed": settings.seed,
-            "same": results.row(results.line_of(run))["same"],
+            **{name: row[name] for name in ("seed", "same")},
             "step": range(1, len(steps) + 1),
             "loss_above_floor": loss.to_numpy(),
             "gradient_norm": steps["student/gradient_norm"].to_numpy(),
         }
     )
+
+
+def evaluations(lines: Sequence[results.Line]) -> pd.DataFrame:
+    """A row for each evaluation of each run; a run that is in several files counts once.
+
+    Columns: `results.row`'s bench, bits, teacher, method, variant, seed, label and `same`; images
+    (that the student was trained on by then), accuracy in percent, synthetic_kl in nats.
+    """
+    runs = [(results.row(line), line.get("evaluations", [])) for line in lines]
+    about = ["bench", "bits", "teacher", "method", "variant", "seed", "label", "same"]
+    last = {
+        tuple(run[name] for name in [*results.KEY, "seed"]): (run, scores) for run, scores in runs
+    }
+    return pd.DataFrame(
+        {**{name: run[name] for name in about},
+         "images": (e["epoch"] - s["warmup_epochs"]) * s["steps"] * s["batch_size"],
+         "accuracy": e["accuracy"], "synthetic_kl": e["synthetic_kl"]}
+        for run, scores in last.values() for s in [run["settings"]] for e in scores
+    )  # fmt: skip
 
 
 # ---- one run's student and images ---------------------------------------------------------------

@@ -102,13 +102,10 @@ def gradients_in_training(table: pd.DataFrame) -> Verdict:
     about = "Gradients explode in whole trainings, with a generator that learns", "training_by_bits"
     if table.empty:
         return _untested(*about)
-    name = "label" if "label" in table else "name"
-    one_run = [column for column in (name, "same", "bits", "seed") if column in table]
-    largest = table.groupby(one_run, sort=False)["gradient_norm"].agg(
-        lambda steps: explosion(steps).ratio
-    )
+    runs = table.groupby(["name", "bits", "seed"], sort=False)["gradient_norm"]
+    largest = runs.agg(lambda steps: explosion(steps).ratio)
     exploded = largest[largest > LIMIT]
-    by_bits = largest.groupby([name, "bits"], sort=False).max()
+    by_bits = largest.groupby(["name", "bits"], sort=False).max()
     listed = "; ".join(f"{name} at {bits} bits {v:.1f}" for (name, bits), v in by_bits.items())
     word = f"in {len(exploded)} of {len(largest)} runs" if len(exploded) else "not supported"
     text = f"Largest over median norm of a run, the largest of its seeds: {listed}."

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 
 from akt_lab.analysis.ablations import CHANGES, table
@@ -16,18 +15,8 @@ from akt_lab.runs.folder import Run
 
 
 def ablations(runs: Sequence[Run]) -> Drawing:
-    """Accuracy of each change, and what it gains over the student without features."""
-    found = table(runs)
-    return draw_ablations(found, int(results.table(runs)["images"].dropna().iloc[0]))
-
-
-def draw_ablations(found: pd.DataFrame, images: int) -> Drawing:
-    """A dot and its 95% interval for each change: its accuracy, and its gain.
-
-    Args:
-        found: what `analysis.ablations.table` returns.
-        images: that accuracies were measured on.
-    """
+    """A dot and its 95% interval for each change: its accuracy, and its gain over no features."""
+    found, images = table(runs), int(results.table(runs)["images"].dropna().iloc[0])
     changes = [name for name in CHANGES if name in set(found["change"])]
     bits, seeds = found["bits"].iloc[0], found["seed"].nunique()
     without = found["change"].str.contains("neither")

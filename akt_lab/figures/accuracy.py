@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from akt_lab.analysis.intervals import mean_interval, proportion_interval
 from akt_lab.analysis.kept import check_one_bench
@@ -16,21 +15,13 @@ from akt_lab.runs.folder import Run
 
 
 def accuracy_by_bits(runs: Sequence[Run]) -> Drawing:
-    """Accuracy against bit-width, a line for each method and setting."""
-    check_one_bench(runs)
-    return draw_accuracy_by_bits(results.table(runs))
-
-
-def draw_accuracy_by_bits(table: pd.DataFrame) -> Drawing:
     """Accuracy against bit-width, a line for each method and setting.
-
-    Args:
-        table: what `results.table` returns.
 
     Raises:
         AktError: if no run was evaluated, or the runs are of several teachers or images.
     """
-    table = named(table)
+    check_one_bench(runs)
+    table = named(results.table(runs))
     measured = table.dropna(subset="accuracy")
     if measured.empty:
         raise AktError("accuracy_by_bits needs a run that was evaluated: none of these came so far")

@@ -1,5 +1,6 @@
 """Where teacher and student look: one layer image by image, and all layers by bits."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,49 +10,29 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from akt_lab.analysis import studies
-from akt_lab.figures.labels import check_alike, on_bench, seeds
+from akt_lab.analysis.studies import SideBySide
+from akt_lab.figures.labels import seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, style_of
-from akt_lab.runs import results
-from akt_lab.runs.folder import Run
+from akt_lab.methods import get_method
 
 
-def attention_side_by_side(runs: Sequence[Run]) -> Drawing:
-    """Spatial and channel attention of teacher and student on real images."""
-    return draw_attention_side_by_side(**vars(studies.side_by_side(runs)))
-
-
-def draw_attention_side_by_side(
-    images: np.ndarray,
-    spatial: Sequence[np.ndarray],
-    channel: Sequence[np.ndarray],
-    divergences: Sequence[tuple[float, float]],
-    labels: Sequence[str],
-    title: str,
-) -> Drawing:
-    """Where teacher and student look in one layer: a row an image.
-
-    Args:
-        images: (N, S, S) or (N, S, S, 3), values 0 to 1.
-        spatial: teacher's and student's spatial attention, (N, H, W) each, unit length.
-        channel: teacher's and student's channel attention, (N, C) each, sums to 1.
-        divergences: spatial and channel, KL(teacher || student) in nats, a pair an image.
-        labels: the classes' names.
-        title: which layer of which run.
-    """
-    (teacher_spatial, student_spatial), (teacher_channel, student_channel) = spatial, channel
+def draw_attention_side_by_side(found: SideBySide) -> Drawing:
+    """Where teacher and student look in one layer: a row an image."""
+    labels, title = found.labels, found.title
+    teacher_spatial, student_spatial = found.spatial
+    teacher_channel, student_channel = found.channel
     count = len(teacher_channel)
     top = max(teacher_spatial.max(), student_spatial.max())
     difference = student_spatial - teacher_spatial
     reach = np.abs(difference).max()
-    spatial_kl, channel_kl = np.asarray(divergences).T
+    spatial_kl, channel_kl = np.asarray(found.divergences).T
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             count, 5, figsize=(10.4, 1.9 * count), squeeze=False, width_ratios=(1, 1, 1, 1, 2.1),
             layout="constrained",
         )  # fmt: skip
         for row, axes in enumerate(grid):
-            axes[0].imshow(images[row], cmap="gray", vmin=0, vmax=1)
+            axes[0].imshow(found.images[row], cmap="gray", vmin=0, vmax=1)
             axes[0].set_ylabel(f"class {labels[row]}")
             seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
             axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
@@ -77,9 +58,8 @@ def draw_attention_side_by_side(
                               label="difference")  # fmt: skip
         bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
         figure.suptitle(title, fontsize=11)
-    data = pd.concat(
-        [_long(labels, "spatial", *spatial), _long(labels, "channel", *channel)], ignore_index=True
-    )
+    parts = {"spatial": found.spatial, "channel": found.channel}
+    data = pd.concat([_long(labels, part, *of) for part, of in parts.items()], ignore_index=True)
     disagreement = np.abs(difference).mean(axis=(1, 2))
     worst = labels[int(disagreement.argmax())]
     return Drawing(
@@ -128,50 +108,47 @@ def _paired_bars(axes: Axes, teacher: np.ndarray, student: np.ndarray, last: boo
         axes.set_xlabel("channel", fontsize=9)
 
 
-def attention_by_bits(runs: Sequence[Run]) -> Drawing:
-    """How far attention lies apart before and after training.
-
-    Raises:
-        AktError: for runs of several benches, or that cannot be averaged.
-    """
-    about = on_bench(runs, f", {studies.SHOWN} evaluation images.")
-    check_alike(results.table(run for run in runs if run.done))
-    return draw_attention_by_bits(studies.attention(runs), about)
-
-
 def draw_attention_by_bits(found: pd.DataFrame, about: str) -> Drawing:
-    """How far the student's attention is from the teacher's, before and after training.
-
-    Args:
-        found: what `studies.attention` returns.
-        about: the bench, for the caption.
-    """
-    table = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)[
-        ["spatial", "channel"]
-    ].mean()
-    methods = [m for m in dict.fromkeys(table["method"]) if m not in ("ptq", "zeroq")]
+    """How far attention lies apart before and after training: of `studies.attention`."""
+    kinds = found.groupby(["method", "bits", "trained"], sort=False, as_index=False)
+    table = kinds[["spatial", "channel"]].mean()
+    methods = [m for m in dict.fromkeys(table["method"]) if get_method(m.split()[0]).trains]
     bits = sorted(table["bits"].unique())
-    before = {"color": "0.35", "linestyle": ":", "marker": "s"}
-    lines = [("before training", False, methods[0], before)]
-    lines += [(f"after {m}", True, m, style_of(m)) for m in sorted(methods)]
+
+    def kl_of(method: str, trained: bool) -> pd.DataFrame:
+        rows = table[(table["method"] == method) & (table["trained"] == trained)]
+        return rows.set_index("bits")[["spatial", "channel"]].sort_index()
+
+    rounded: dict[str, pd.DataFrame] = {}  # those that begin alike share a line, and its name
+    for method in methods:
+        own = kl_of(method, False)
+        for names, rows in rounded.items():
+            both = own.index.intersection(rows.index)
+            if len(both) and np.allclose(own.loc[both], rows.loc[both], 1e-5, 0, equal_nan=True):
+                rounded[f"{names}, {method}"] = rounded.pop(names).combine_first(own)
+                break
+        else:
+            rounded[method] = own
+    lines = []
+    for (names, rows), marker in zip(rounded.items(), itertools.cycle("sPX8dH*")):
+        label = f"before training {names}" if len(rounded) > 1 else "before training"
+        lines.append((label, rows, {"color": "0.35", "linestyle": ":", "marker": marker}))
+    lines += [(f"after {m}", kl_of(m, True), style_of(m)) for m in sorted(methods)]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
         for axes, part in zip(grid, ("spatial", "channel"), strict=True):
-            for label, trained, method, style in lines:
-                rows = table[(table["method"] == method) & (table["trained"] == trained)]
-                rows = rows.sort_values("bits")
-                axes.plot(rows["bits"], rows[part], label=label, **style)
+            for label, rows, style in lines:
+                axes.plot(rows.index, rows[part], label=label, **style)
             axes.set(title=f"{part} attention", yscale="log", xlabel="bits")
             axes.set_xticks(bits, [str(b) for b in bits])
             axes.xaxis.set_minor_locator(NullLocator())
         grid[0].set_ylabel("KL(teacher ‖ student),\nnats, mean over layers")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    at = table[(table["bits"] == bits[0])]
+    at = table[(table["bits"] == bits[0]) & table["method"].isin(methods)]
     listed = "; ".join(
         f"{r.method} {'after' if r.trained else 'before'}: {r.spatial:.2g} and {r.channel:.2g}"
         for r in at.itertuples()
-        if r.method in methods
     )
     return Drawing(
         figure,

@@ -1,41 +1,24 @@
 """The second order: curvature by bits, loss surfaces, and whether there is a gradient at all."""
 
 import math
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from akt_lab.analysis import studies
 from akt_lab.figures.gradients import LOSS_STYLE
-from akt_lab.figures.labels import on_bench
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, bit_axis
-from akt_lab.runs.folder import Run
-
-BATCH = ", one batch of synthetic images, {}."
-
-
-def curvature(runs: Sequence[Run]) -> Drawing:
-    """The distillation loss's curvature by bits."""
-    return draw_curvature(studies.curvature(runs), on_bench(runs, BATCH.format("one seed")))
 
 
 def draw_curvature(found: pd.DataFrame, about: str) -> Drawing:
-    """Trace and largest eigenvalue of the distillation loss by bits.
-
-    Args:
-        found: what `studies.curvature` returns.
-        about: bench and images, for the caption.
-    """
+    """Trace and largest eigenvalue of the distillation loss by bits: of `studies.curvature`."""
     full = found[found["bits"] == 0].iloc[0]
     students = found[found["bits"] > 0]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.6, 3.9), layout="constrained")
-        for axes, value, label in zip(
-            grid, ("trace", "eigenvalue"), ("trace", "largest eigenvalue"), strict=True
-        ):
+        shown = {"trace": "trace", "eigenvalue": "largest eigenvalue"}
+        for axes, (value, label) in zip(grid, shown.items(), strict=True):
             places = bit_axis(axes, students["bits"].unique().tolist())
             for n, (sharpness, rows) in enumerate(students.groupby("sharpness")):
                 rows = rows.sort_values("bits", ascending=False)
@@ -74,19 +57,8 @@ def draw_curvature(found: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def loss_surface(runs: Sequence[Run]) -> Drawing:
-    """The loss around the teacher and around trained students."""
-    about = BATCH.format("the first seed of each method")
-    return draw_loss_surface(studies.surface(runs), on_bench(runs, about))
-
-
 def draw_loss_surface(found: pd.DataFrame, about: str) -> Drawing:
-    """The distillation loss in two directions, on one scale for all networks.
-
-    Args:
-        found: what `studies.surface` returns.
-        about: bench and images, for the caption.
-    """
+    """The distillation loss in two directions, on one scale: of `studies.surface`."""
     networks = list(dict.fromkeys(found["network"]))
     logs = np.log10(found["loss"].clip(lower=found.loc[found["loss"] > 1e-3, "loss"].min()))
     levels = np.linspace(logs.min(), logs.max(), 13)
@@ -126,18 +98,8 @@ def draw_loss_surface(found: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def straight_through(runs: Sequence[Run]) -> Drawing:
-    """Whether what the straight-through estimator returns is a gradient."""
-    return draw_straight_through(studies.asymmetry(runs), on_bench(runs, BATCH.format("one seed")))
-
-
 def draw_straight_through(found: pd.DataFrame, about: str) -> Drawing:
-    """How far from any function's gradient backward() is, by bits.
-
-    Args:
-        found: what `studies.asymmetry` returns.
-        about: bench and images, for the caption.
-    """
+    """How far from any function's gradient backward() is, by bits: of `studies.asymmetry`."""
     full, students = found[found["bits"] == 0].iloc[0], found[found["bits"] > 0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")

@@ -1,16 +1,13 @@
 """What the parts of a feature map's rounding error cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from akt_lab.analysis import studies
-from akt_lab.figures.labels import on_bench
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, lines
-from akt_lab.runs.folder import Run
 
 PART_STYLE: Mapping[str, dict[str, Any]] = {
     "spatial": {"color": COLOURS[0], "marker": "o", "linestyle": "-", "label": "spatial part"},
@@ -19,19 +16,8 @@ PART_STYLE: Mapping[str, dict[str, Any]] = {
 }
 
 
-def error_cost(runs: Sequence[Run]) -> Drawing:
-    """What the parts of a feature map's rounding error cost."""
-    about = f", one batch of {studies.COST_IMAGES} synthetic images, one seed."
-    return draw_error_cost(studies.error_cost(runs), on_bench(runs, about))
-
-
 def draw_error_cost(found: pd.DataFrame, about: str) -> Drawing:
-    """Which part of a feature map's rounding error is the costly one?
-
-    Args:
-        found: what `studies.error_cost` returns.
-        about: bench and images, for the caption.
-    """
+    """Which part of a feature map's rounding error is the costly one? Of `studies.error_cost`."""
     parts = found[found["part"].isin(PART_STYLE)]
     table = parts.assign(against_random=parts["cost_per_square"] / parts["random"])
     mean = table.groupby(["part", "bits"], as_index=False)[["share", "against_random"]].agg(

@@ -1,42 +1,82 @@
 """The figures of figures/ by name, and the gallery page that shows them.
 
-A new figure is one function that takes runs and returns a `style.Drawing`, and one entry in
-`FIGURES`.
+A new figure is a function that takes runs and returns a `style.Drawing`, and an entry in `FIGURES`.
+Functions `draw_...(found, about)` draw what a study found; `about`, a sentence of the caption, says
+on which bench and images.
 """
 
 import html
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from akt_lab.analysis import studies
+from akt_lab.analysis.gradients import summarise
 from akt_lab.analysis.verdicts import page as verdicts_page
 from akt_lab.errors import unknown
 from akt_lab.figures.ablations import ablations
 from akt_lab.figures.accuracy import accuracy_by_bits
-from akt_lab.figures.attention import attention_by_bits, attention_side_by_side
-from akt_lab.figures.curvature import curvature, loss_surface, straight_through
-from akt_lab.figures.error_cost import error_cost
-from akt_lab.figures.gradients import gradient_suspects, gradients_by_bits, gradients_by_layer
-from akt_lab.figures.images import synthetic_images
+from akt_lab.figures.attention import draw_attention_by_bits, draw_attention_side_by_side
+from akt_lab.figures.curvature import draw_curvature, draw_loss_surface, draw_straight_through
+from akt_lab.figures.error_cost import draw_error_cost
+from akt_lab.figures.gradients import (
+    draw_gradient_suspects,
+    draw_gradients_by_bits,
+    draw_gradients_by_layer,
+    how_found,
+)
+from akt_lab.figures.images import draw_synthetic_images
+from akt_lab.figures.labels import alike, on_bench
 from akt_lab.figures.method import method
 from akt_lab.figures.style import Drawing, save
 from akt_lab.figures.training import training_by_bits
 from akt_lab.runs.folder import Run
 
-FIGURES: dict[str, Callable[[Sequence[Run]], Drawing]] = {
+Figure = Callable[[Sequence[Run]], Drawing]
+EVALUATED = f", {studies.SHOWN} evaluation images."
+FEW = f", one batch of {studies.COST_IMAGES} synthetic images, one seed."
+BATCH = ", one batch of synthetic images, "
+
+
+def _of(
+    study: Callable[[Sequence[Run]], Any],
+    draw: Callable[[Any, str], Drawing],
+    about: str | Callable[[Any], str],
+) -> Figure:
+    """A figure of a study; for its caption, the bench and what is `about` it, or what it found."""
+
+    def figure(runs: Sequence[Run]) -> Drawing:
+        found = study(runs)
+        return draw(found, on_bench(runs, about if isinstance(about, str) else about(found)))
+
+    return figure
+
+
+def _summary(runs: Sequence[Run]) -> pd.DataFrame:
+    return summarise(studies.gradients(runs))
+
+
+FIGURES: dict[str, Figure] = {
     "method": method,
     "accuracy_by_bits": accuracy_by_bits,
     "training_by_bits": training_by_bits,
-    "attention_side_by_side": attention_side_by_side,
-    "synthetic_images": synthetic_images,
-    "gradients_by_bits": gradients_by_bits,
-    "gradients_by_layer": gradients_by_layer,
-    "gradient_suspects": gradient_suspects,
-    "attention_by_bits": attention_by_bits,
-    "error_cost": error_cost,
-    "curvature": curvature,
-    "straight_through": straight_through,
-    "loss_surface": loss_surface,
+    "attention_side_by_side": lambda runs: draw_attention_side_by_side(studies.side_by_side(runs)),
+    "synthetic_images": lambda runs: draw_synthetic_images(studies.synthetic_images(runs)),
+    "gradients_by_bits": _of(_summary, draw_gradients_by_bits, how_found),
+    "gradients_by_layer": _of(studies.gradients, draw_gradients_by_layer, how_found),
+    "gradient_suspects": _of(_summary, draw_gradient_suspects, how_found),
+    "attention_by_bits": _of(
+        lambda runs: studies.attention(alike(runs)), draw_attention_by_bits, EVALUATED
+    ),
+    "error_cost": _of(studies.error_cost, draw_error_cost, FEW),
+    "curvature": _of(studies.curvature, draw_curvature, BATCH + "one seed."),
+    "straight_through": _of(studies.asymmetry, draw_straight_through, BATCH + "one seed."),
+    "loss_surface": _of(
+        studies.surface, draw_loss_surface, BATCH + "the first seed of each method."
+    ),
     "ablations": ablations,
 }
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes

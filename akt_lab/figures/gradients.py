@@ -1,6 +1,6 @@
 """Figures of gradients: by bits, by layer, and under other rules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,11 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import NullLocator
 
-from akt_lab.analysis import studies
-from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT, summarise
-from akt_lab.figures.labels import on_bench, seeds
+from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT
+from akt_lab.figures.labels import seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing, all_equal, lines
-from akt_lab.runs.folder import Run
 
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
     "ce": {"color": COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
@@ -39,24 +37,12 @@ RULE_STYLE: Mapping[tuple[str, str, int], dict[str, Any]] = {
 TICKS = (1, 2, 5, 10, 20, 50)
 
 
-def gradients_by_bits(runs: Sequence[Run]) -> Drawing:
-    """Size, bursts and direction of the student's gradient by bits and loss."""
-    found = studies.gradients(runs)
-    return draw_gradients_by_bits(summarise(found), _about(runs, found))
-
-
 def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
-    """Do gradients explode? Size, bursts and direction by bits, one line a loss.
-
-    Args:
-        summary: what `gradients.summarise` returns.
-        about: bench, steps and images, for the caption.
-    """
+    """Do gradients explode? Size, bursts and direction by bits: of `gradients.summarise`."""
     plain = ["identity", "ema", 10]
     table = summary[all_equal(summary, ["gradient", "ranges", "observed"], plain)]
-    table = table.assign(
-        relative_norm=table["relative_norm"].where(table["relative_norm"] > 1e-3)
-    )  # full precision has nothing to distil
+    norm = table["relative_norm"].where(lambda n: n > 1e-3)  # full precision has nothing to distil
+    table = table.assign(relative_norm=norm)
     panels = (
         ("relative_norm", "norm of the gradient / norm of the weights", "log"),
         ("explosion", "largest norm / median norm of a run", "log"),
@@ -80,19 +66,17 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
         grid[3].axhline(0, color="0.4", linewidth=1)
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    kd = table[table["loss"] == "kd"].groupby("bits")[
-        ["relative_norm", "explosion", "explosion_later"]
-    ].median()  # fmt: skip
+    bursts = ["relative_norm", "explosion", "explosion_later"]
+    kd = table[table["loss"] == "kd"].groupby("bits")[bursts].median().reindex([8, 2])
     return Drawing(
         figure,
         table,
         alt=(
             "Four line charts against bits, one line a loss. Distillation's gradient, relative to "
-            f"the weights, is {kd.relative_norm.get(8, float('nan')):.3g} at 8 bits and "
-            f"{kd.relative_norm.get(2, float('nan')):.3g} at 2; its largest norm is "
-            f"{kd.explosion.get(8, float('nan')):.1f} and {kd.explosion.get(2, float('nan')):.1f} "
-            f"times the median; after the first {FIRST_STEPS} steps at 2 bits "
-            f"{kd.explosion_later.get(2, float('nan')):.1f} times."
+            f"the weights, is {kd.relative_norm[8]:.3g} at 8 bits and {kd.relative_norm[2]:.3g} at "
+            f"2; its largest norm is {kd.explosion[8]:.1f} and {kd.explosion[2]:.1f} times the "
+            f"median; after the first {FIRST_STEPS} steps at 2 bits {kd.explosion_later[2]:.1f} "
+            "times."
         ),
         caption=(
             f"The student's weight gradient, all layers together. {about} Above: median over "
@@ -106,19 +90,8 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradients_by_layer(runs: Sequence[Run]) -> Drawing:
-    """Where gradients grow as bits fall."""
-    found = studies.gradients(runs)
-    return draw_gradients_by_layer(found, _about(runs, found, over_steps=True))
-
-
 def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
-    """Where gradients grow: layers against bits, one panel a loss.
-
-    Args:
-        found: what `gradients.study` returns.
-        about: bench, steps and images, for the caption.
-    """
+    """Where gradients grow: layers against bits, a panel a loss: of `gradients.study`."""
     plain = all_equal(found, ["gradient", "ranges", "observed"], ["identity", "ema", 10])
     rows = found[plain & (found["bits"] > 0)]
     table = (
@@ -162,18 +135,10 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def gradient_suspects(runs: Sequence[Run]) -> Drawing:
-    """The straight-through rule and the faulty ranges as causes of large gradients."""
-    found = studies.gradients(runs)
-    return draw_gradient_suspects(summarise(found), _about(runs, found))
-
-
 def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
     """How much of a large gradient is the straight-through rule's, or the faulty ranges'?
 
-    Args:
-        summary: what `gradients.summarise` returns.
-        about: bench, steps and images, for the caption.
+    Of `gradients.summarise`.
     """
     table = summary[(summary["loss"] == "kd") & (summary["bits"] > 0)]
     table = table.drop(columns=["ratio", "cosine"])  # not taken under every rule
@@ -203,11 +168,17 @@ def draw_gradient_suspects(summary: pd.DataFrame, about: str) -> Drawing:
     )
 
 
-def _about(runs: Sequence[Run], found: pd.DataFrame, over_steps: bool = False) -> str:
-    """For a caption: how the gradients were found, and what is shown of them."""
-    several = found["seed"].nunique() > 1
+def how_found(table: pd.DataFrame) -> str:
+    """For a caption: how gradients were found, and what is shown of them: all steps, or a summary.
+
+    Args:
+        table: what `gradients.study` returns, or `gradients.summarise`.
+    """
+    several = table["seed"].nunique() > 1
     bars = "median and, as bars, the least and the largest of " if several else ""
-    shown = "Median over steps, " if over_steps else f"Shown: {bars}"
-    steps = f"{found['step'].nunique()} steps on the same synthetic images"
-    start = ": every student starts as its teacher and takes"
-    return on_bench(runs, f"{start} {steps}. {shown}{seeds(found)}.")
+    steps, shown = (
+        (table["step"].nunique(), "Median over steps, ") if "step" in table
+        else (table["steps"].max(), f"Shown: {bars}")
+    )  # fmt: skip
+    taken = f"every student starts as its teacher and takes {steps} steps"
+    return f": {taken} on the same synthetic images. {shown}{seeds(table)}."

@@ -1,33 +1,17 @@
 """Synthetic images, a row a class."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
-from akt_lab.analysis import studies
+from akt_lab.analysis.studies import SyntheticImages
 from akt_lab.figures.style import STYLE, Drawing
-from akt_lab.runs.folder import Run
 
 
-def synthetic_images(runs: Sequence[Run]) -> Drawing:
-    """Images of every class from a run's generator."""
-    return draw_synthetic_images(**vars(studies.synthetic_images(runs)))
-
-
-def draw_synthetic_images(
-    images: np.ndarray, classes: Sequence[str], confidence: np.ndarray, title: str
-) -> Drawing:
-    """Synthetic images, a row a class.
-
-    Args:
-        images: (classes, columns, S, S) or (..., 3), values 0 to 1.
-        classes: the rows' names.
-        confidence: the teacher's probability of the row's class for each image.
-        title: which generator.
-    """
+def draw_synthetic_images(found: SyntheticImages) -> Drawing:
+    """Synthetic images, a row a class."""
+    images, classes, confidence = found.images, found.classes, found.confidence
     rows, columns = images.shape[:2]
     with plt.rc_context({**STYLE, "axes.grid": False}):
         grid: Any
@@ -42,13 +26,11 @@ def draw_synthetic_images(
             grid[row, 0].set_ylabel(
                 f"{classes[row]}  ({mean:.0%})", rotation=0, ha="right", va="center", fontsize=9
             )
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(found.title, fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06, top=0.93)
     data = pd.DataFrame(
-        [
-            {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
-            for r in range(rows) for c in range(columns)
-        ]
+        {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
+        for r in range(rows) for c in range(columns)
     )  # fmt: skip
     return Drawing(
         figure,
@@ -58,7 +40,7 @@ def draw_synthetic_images(
             f"them their class with probability {confidence.mean():.0%} on average."
         ),
         caption=(
-            f"{title}. A row a class; in brackets the teacher's mean probability of that class. "
-            "No real image was used to make them."
+            f"{found.title}. A row a class; in brackets the teacher's mean probability of that "
+            "class. No real image was used to make them."
         ),
     )

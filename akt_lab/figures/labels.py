@@ -13,6 +13,7 @@ from akt_lab.analysis.kept import check_one_bench
 from akt_lab.analysis.tables import what_differs
 from akt_lab.errors import AktError
 from akt_lab.figures.style import style_of
+from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 
 
@@ -48,20 +49,20 @@ def by_line(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, 
             yield str(name), line, {**style_of(str(label)), **(dots if number else {})}
 
 
-def check_alike(table: pd.DataFrame) -> None:
-    """Refuse runs that would be averaged, and differ in more than seed and bits.
-
-    Args:
-        table: with columns label and `same`, as for `named`.
+def alike(runs: Sequence[Run]) -> Sequence[Run]:
+    """These runs, if those of one label that ended may be averaged.
 
     Raises:
-        AktError: says in what they differ.
+        AktError: says in what they differ beside seed and bits.
     """
-    for label, names in named(table).groupby("label", sort=False)["name"]:
+    ended = [run for run in runs if run.record.get("status") == "done"]
+    lines = named(results.table(ended)).groupby("label", sort=False)["name"] if ended else ()
+    for label, names in lines:
         if names.nunique() > 1:
             listed = "; ".join(names.unique())
             raise AktError(f"runs of {label!r} differ in more than their seeds ({listed}): "
                            "name a folder of one kind by --runs")  # fmt: skip
+    return runs
 
 
 # ---- in captions --------------------------------------------------------------------------------

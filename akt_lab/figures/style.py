@@ -95,7 +95,7 @@ def style_of(label: str) -> dict[str, Any]:
         new = [name for name in METHODS if name not in METHOD_STYLE]
         place = new.index(method) if method in new else zlib.crc32(method.encode())
         style = {"color": COLOURS[(8 + place) % 10], "marker": NEW_MARKERS[place % 7]}
-        style["linestyle"] = "-" if method.endswith("+akt") else "--"
+        style["linestyle"] = "-" if method in METHODS and METHODS[method].akt else "--"
     return {**style, **({} if label in METHOD_STYLE else VARIANT_STYLE.get(variant, {}))}
 
 

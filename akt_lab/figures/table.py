@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from akt_lab.figures.style import STYLE, Drawing, style_of
+from akt_lab.settings import Settings
 
 ROW = 0.3  # inches a cell
 ABOVE = 0.36  # of a row: where the paper's mark is, clear of the dot
@@ -106,11 +107,15 @@ def _panel(axes: Axes, cells: pd.DataFrame, bench: str) -> None:
 
 
 def _dot(cell: Any) -> dict[str, Any]:
-    return {**style_of(f"{cell['method']} {cell['variant']}".strip()), "linestyle": "none"}
+    return {**style_of(_name(cell)), "linestyle": "none"}
+
+
+def _name(cell: Any) -> str:
+    return Settings(method=cell["method"], variant=cell["variant"] or "paper").label
 
 
 def _label(cell: Any) -> str:
-    name = " ".join(filter(None, (cell["method"], cell["variant"], cell["settings"])))
+    name = f"{_name(cell)} {cell['settings']}".strip()
     return f"{cell['bits']}  {name}  (n={cell['runs']}, {_short(cell['student_images'])} images)"
 
 

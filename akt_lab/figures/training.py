@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,7 +13,7 @@ from akt_lab.analysis.kept import check_one_bench
 from akt_lab.figures.labels import by_line, named, seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing
 from akt_lab.runs.folder import Run
-from akt_lab.runs.results import KEY, Line, row
+from akt_lab.runs.results import Line
 
 BITS_STYLE = {
     2: (COLOURS[3], ":"), 3: (COLOURS[1], "--"), 4: (COLOURS[0], "-"), 5: (COLOURS[2], "-."),
@@ -21,22 +22,13 @@ BITS_STYLE = {
 
 
 def training_by_bits(runs: Sequence[Run]) -> Drawing:
-    """Student loss above its floor, and gradient norm, through training."""
+    """Student loss above its floor, and gradient norm: a column a method, a line a bit-width."""
     check_one_bench(runs)
-    return draw_training_by_bits(studies.training(runs))
-
-
-def draw_training_by_bits(history: pd.DataFrame) -> Drawing:
-    """Loss and gradient norm, one column a method and setting, one line a bit-width.
-
-    Args:
-        history: what `studies.training` returns.
-    """
     rows_shown = (
         ("loss_above_floor", "student loss\nabove its floor (nats × T²)"),
         ("gradient_norm", "norm of the student's\nweight gradient"),
     )
-    history = named(history).drop(columns=["label", "same"])
+    history = named(studies.training(runs)).drop(columns=["label", "same"])
     methods = list(dict.fromkeys(history["name"]))
     with plt.rc_context(STYLE):
         wide = (3.6 if len(methods) < 4 else 2.3) * len(methods)
@@ -50,13 +42,8 @@ def draw_training_by_bits(history: pd.DataFrame) -> Drawing:
             grid[1, column].set_xlabel("student step")
         legend = {line.get_label(): line for axes in grid[0] for line in axes.get_lines()}
         bits = [f"{b} bits" for b in sorted(history["bits"].unique())]
-        figure.legend(
-            [legend[b] for b in bits],
-            bits,
-            loc="outside lower center",
-            ncols=len(bits),
-            frameon=False,
-        )
+        below: Any = {"loc": "outside lower center", "ncols": len(bits), "frameon": False}
+        figure.legend([legend[b] for b in bits], bits, **below)
         figure.tight_layout(rect=(0, 0.05, 1, 1))
     medians = history.groupby(["name", "bits"], sort=False)["gradient_norm"].median()
     listed = "; ".join(f"{m} at {b} bits {v:.3g}" for (m, b), v in medians.items())
@@ -84,23 +71,6 @@ def _lines_by_bits(axes: Axes, history: pd.DataFrame, quantity: str) -> None:
         axes.plot(smooth.index, smooth, color=colour, linestyle=dash, label=f"{bits} bits")
 
 
-def evaluations(lines: Sequence[Line]) -> pd.DataFrame:
-    """A row for each evaluation of each run; a run that is in several files counts once.
-
-    Columns: `results.row`'s bench, bits, teacher, method, variant, seed, label and `same`; images
-    (that the student was trained on by then), accuracy in percent, synthetic_kl in nats.
-    """
-    runs = [(row(line), line.get("evaluations", [])) for line in lines]
-    about = ["bench", "bits", "teacher", "method", "variant", "seed", "label", "same"]
-    last = {tuple(run[name] for name in [*KEY, "seed"]): (run, scores) for run, scores in runs}
-    return pd.DataFrame(
-        {**{name: run[name] for name in about},
-         "images": (e["epoch"] - s["warmup_epochs"]) * s["steps"] * s["batch_size"],
-         "accuracy": e["accuracy"], "synthetic_kl": e["synthetic_kl"]}
-        for run, scores in last.values() for s in [run["settings"]] for e in scores
-    )  # fmt: skip
-
-
 def curves(lines: Sequence[Line]) -> Drawing:
     """One panel a teacher and bit-width, a line a method and setting: seeds faint, and their mean.
 
@@ -108,7 +78,7 @@ def curves(lines: Sequence[Line]) -> Drawing:
         lines: of results files; those without `evaluations` are left out.
     """
     panel = ["bench", "bits", "teacher"]
-    found = named(evaluations(lines), [*panel, "label"])
+    found = named(studies.evaluations(lines), [*panel, "label"])
     panels, listed = found.groupby(panel, sort=False), []
     tall = 3.6 + 0.22 * panels["name"].nunique().max()  # with the legend
     with plt.rc_context(STYLE):
@@ -127,8 +97,8 @@ def curves(lines: Sequence[Line]) -> Drawing:
                 listed.append(f"{name} {last:.1f}% ({bench}, {bits})")
             axes.set(title=f"{bench}, {bits}, teacher {teacher:.2f}%",
                      xlabel="images that the student was trained on")  # fmt: skip
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
-            axes.legend(frameon=False, **below)
+            under: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+            axes.legend(frameon=False, **under)
         grid[0, 0].set_ylabel("top-1 accuracy (%)")
     return Drawing(
         figure,

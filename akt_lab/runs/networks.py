@@ -90,7 +90,7 @@ def _image_source(
             torch.manual_seed(settings.seed)
             return Generator(bench.num_classes, bench.image_size, bench.channels)
     shape = (bench.channels, bench.image_size, bench.image_size)
-    held_out = min(HOLDOUT, settings.pool // 4) if method.student_terms else 0
+    held_out = min(HOLDOUT, settings.pool // 4) if method.trains else 0
     labels = (torch.arange(settings.pool + held_out) % bench.num_classes).to(bench.device)
     cache, steps, seed = cache_folder() / "pools", settings.pool_steps, settings.seed
     images = load_pool(

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from akt_course import checks
 from akt_course.show import show
+from akt_lab.analysis.studies import SideBySide
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.attention import draw_attention_side_by_side
 from akt_lab.figures.style import STYLE
@@ -211,7 +212,7 @@ size = seen["teacher"][layer].shape[-2:]
 pair = [seen[which][layer][:4] for which in ("teacher", 3)]
 
 # %%
-drawing = draw_attention_side_by_side(
+found = SideBySide(
     pixels[:4],
     [spatial_attention(x).view(-1, *size).numpy() for x in pair],
     [channel_attention(x).numpy() for x in pair],
@@ -219,6 +220,7 @@ drawing = draw_attention_side_by_side(
     bench.classes[:4],
     f"Layer {layer}, 3 bits",
 )
+drawing = draw_attention_side_by_side(found)
 show(
     drawing.figure,
     alt=drawing.alt,

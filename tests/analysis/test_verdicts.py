@@ -63,8 +63,8 @@ def test_whole_trainings_are_judged_run_by_run():
     assert found.word == "in 1 of 2 runs"
     assert "adadfq at 2 bits 2.7; adadfq+akt at 2 bits 40.0" in found.numbers
     assert verdicts.gradients_in_training(pd.DataFrame(calm)).word == "not supported"
-    longer = pd.DataFrame({**calm, "gradient_norm": [30.0] * 4})  # another run of that name
-    both = pd.concat([pd.DataFrame(calm).assign(same="a"), longer.assign(same="b")])
+    other = pd.DataFrame({**calm, "name": "adadfq (epochs=9)", "gradient_norm": [30.0] * 4})
+    both = pd.concat([pd.DataFrame(calm), other])  # large beside another run's, not its own
     assert verdicts.gradients_in_training(both).word == "not supported"
 
 

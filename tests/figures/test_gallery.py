@@ -49,16 +49,8 @@ def test_finished_runs_are_not_made_again(small_demo):
 
 @pytest.mark.slow
 def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
-    small = {
-        "STEPS": 4,
-        "SEEDS": (0, 1),
-        "COST_BITS": (3, 8),
-        "CURVED_BITS": (3,),
-        "PROBES": 2,
-        "POINTS": 3,
-        "PAIRS": 2,
-    }
-    for name, value in small.items():
+    less = {"STEPS": 4, "SEEDS": (0, 1), "COST_BITS": (3, 8), "CURVED_BITS": (3,)}
+    for name, value in {**less, "PROBES": 2, "POINTS": 3, "PAIRS": 2}.items():
         monkeypatch.setattr(studies, name, value)
     monkeypatch.setattr(gradients, "DRAWN_AFTER", 10)
     monkeypatch.setattr(gradients, "FIRST_STEPS", 2)

@@ -6,13 +6,8 @@ import pytest
 
 from akt_lab.analysis import studies
 from akt_lab.analysis.gradients import grid, summarise
-from akt_lab.figures.gradients import (
-    LOSS_STYLE,
-    RULE_STYLE,
-    gradient_suspects,
-    gradients_by_bits,
-    gradients_by_layer,
-)
+from akt_lab.figures.gallery import FIGURES
+from akt_lab.figures.gradients import LOSS_STYLE, RULE_STYLE
 
 
 @pytest.fixture
@@ -26,12 +21,12 @@ def found(monkeypatch):
         for case, seed, step, layer in itertools.product(grid(), (0, 1, 2), range(8), "ab")
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    monkeypatch.setattr(studies, "gradients", lambda runs: table)
+    monkeypatch.setattr(studies, "kept", lambda *_, **__: table)
     return table
 
 
 def test_lines_are_medians_and_bars_the_seeds_extremes(found, made):
-    drawing = gradients_by_bits([made()])
+    drawing = FIGURES["gradients_by_bits"]([made()])
     summary = summarise(found).query("loss == 'kd' and gradient == 'identity' and ranges == 'ema'")
     expected = summary.groupby("bits")["relative_norm"].agg(["median", "min", "max"])
     lines = {c.get_label(): c for c in drawing.figure.axes[0].containers}
@@ -46,7 +41,7 @@ def test_lines_are_medians_and_bars_the_seeds_extremes(found, made):
 
 
 def test_a_heat_map_s_cells_are_the_table_s(found, made):
-    drawing = gradients_by_layer([made()])
+    drawing = FIGURES["gradients_by_layer"]([made()])
     cells = drawing.data.query("loss == 'kd'").pivot(
         index="layer", columns="bits", values="relative"
     )
@@ -60,7 +55,7 @@ def test_a_heat_map_s_cells_are_the_table_s(found, made):
 
 
 def test_every_rule_has_a_line(found, made):
-    drawing = gradient_suspects([made()])
+    drawing = FIGURES["gradient_suspects"]([made()])
     labels = [c.get_label() for c in drawing.figure.axes[0].containers]
     assert labels == [style["label"] for style in RULE_STYLE.values()]
     assert set(drawing.data["loss"]) == {"kd"}

@@ -1,7 +1,7 @@
 import pytest
 
 from akt_lab.errors import AktError
-from akt_lab.figures.labels import by_line, check_alike, named, on_bench, seeds
+from akt_lab.figures.labels import alike, by_line, named, on_bench, seeds
 from akt_lab.runs.results import table
 
 
@@ -26,9 +26,9 @@ def test_runs_share_a_line_where_they_agree_in_all_but_seed_and_bits(made, chang
     first, second = (style for *_, style in lines[:2])
     assert first["color"] == second["color"]
     assert first["linestyle"] != second["linestyle"]
-    check_alike(table(akt))
+    assert alike(akt) is akt
     with pytest.raises(AktError, match="differ in more than their seeds"):
-        check_alike(table([*akt, *other]))
+        alike([*akt, *other])
 
 
 def test_captions_name_the_bench_and_the_seeds(made):

@@ -41,14 +41,15 @@ def test_a_figure_is_saved_in_its_style(tmp_path):
 
 def test_every_label_has_a_style_of_its_own(monkeypatch):
     """Those of METHODS in every variant, and of methods that nobody knows yet."""
-    for name in ("mine", "mine+akt", "yours"):
-        monkeypatch.setitem(METHODS, name, METHODS["adadfq"])
-    labels = [m for m in METHODS if not m.endswith("+akt")] + ["unknown"]
-    akt = [m for m in METHODS if m.endswith("+akt")]
+    for name, like in {"mine": "gdfq", "ours": "gdfq+akt", "yours": "adadfq"}.items():
+        monkeypatch.setitem(METHODS, name, METHODS[like])
+    labels = [m for m in METHODS if not METHODS[m].akt] + ["unknown"]
+    akt = [m for m in METHODS if METHODS[m].akt]
     labels += [m if v == "paper" else f"{m} {v}" for m, v in itertools.product(akt, VARIANTS)]
     assert Settings(variant="code").label in labels
     looks = {label: tuple(map(str, style_of(label).values())) for label in labels}
     assert len(set(looks.values())) == len(labels)
+    assert style_of("ours")["linestyle"] == "-" != style_of("mine")["linestyle"]  # it has AKT
     without_colour = {(style_of(m)["marker"], str(style_of(m)["linestyle"])) for m in METHODS}
     assert len(without_colour) == len(METHODS)
     monkeypatch.setitem(METHODS, "later", METHODS["adadfq"])

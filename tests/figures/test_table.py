@@ -35,7 +35,7 @@ def test_a_picture_with_its_text(results, tmp_path):
     assert main(["table", "--results", str(results), "--plot", str(tmp_path / "f")]) == 0
     assert (tmp_path / "f" / "table.png").stat().st_size > 1000
     about = json.loads((tmp_path / "f" / "table.json").read_text())
-    assert "3w3a  adadfq+akt paper" in about["alt"]
+    assert "3w3a  adadfq+akt  (n=3" in about["alt"]  # as in every figure: see Settings.label
     assert "3w3a  adadfq student_lr=0.001  (n=1, 800 images) 70.0%" in about["alt"]
     assert "95% t-interval" in about["caption"]
     assert len(pd.read_csv(tmp_path / "f" / "table.csv")) == 4
