@@ -76,15 +76,20 @@ def claim(folder: Path, wait: bool = True, progress: bool = False) -> Iterator[N
             if progress:
                 print(f"waiting for another process that is writing to {folder}", file=sys.stderr)
             lock.acquire()
-        for leftover in folder.glob(".*.tmp"):
-            if leftover.stem.rpartition(".")[2].isdigit():  # as `write_whole` names them
-                leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)
     except (OSError, NotImplementedError):
         pass  # no locks here
     try:
         yield
     finally:
         lock.release()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writes left in a folder that nobody else writes to."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.stem.rpartition(".")[2].isdigit():  # as `write_whole` names them
+            leftover.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

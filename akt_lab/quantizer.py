@@ -250,7 +250,7 @@ WEIGHTED_FUNCTIONS = frozenset(
 
 PRODUCTS = frozenset(
     "matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addbmm baddbmm addmv einsum tensordot "
-    "chainmatmul multidot scaleddotproductattention".split()
+    "chainmatmul linalgmultidot scaleddotproductattention".split()
 )
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench, load_bench
 from akt_lab.errors import AktError
-from akt_lab.files import cannot_write, write_whole
+from akt_lab.files import cannot_write, claim, write_whole
 from akt_lab.runs.folder import STUDENT, Run
 from akt_lab.speed import keep_freed_memory
 
@@ -92,7 +92,9 @@ def kept(
     """The table NAME.csv that lies `beside` the runs, made if it is not there."""
     path = beside(runs, f"{name}.csv", entering, **constants)
     if not path.exists():
-        write_whole(path, make().to_csv(index=False).encode())
+        with claim(path.parent, progress=True):
+            if not path.exists():  # another process may have made it meanwhile
+                write_whole(path, make().to_csv(index=False).encode())
     return pd.read_csv(path)
 
 

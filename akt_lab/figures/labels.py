@@ -55,7 +55,7 @@ def alike(runs: Sequence[Run]) -> Sequence[Run]:
     Raises:
         AktError: says in what they differ beside seed and bits.
     """
-    ended = [run for run in runs if run.record.get("status") == "done"]
+    ended = [run for run in runs if run.done]
     lines = named(results.table(ended)).groupby("label", sort=False)["name"] if ended else ()
     for label, names in lines:
         if names.nunique() > 1:

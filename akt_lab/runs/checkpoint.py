@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from akt_lab.errors import AktError
-from akt_lab.files import load_tensors, save_tensors
+from akt_lab.files import load_tensors, remove_leftovers, save_tensors
 from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs.folder import CHECKPOINT, Run, differences
 from akt_lab.speed import laid_out_as
@@ -41,6 +41,7 @@ def keep_epoch(training: Training, run: Run) -> None:
     """Keep student and generator as they are now, in `epochs/`, for the explorers."""
     path = run.epoch(training.epoch)
     path.parent.mkdir(exist_ok=True)
+    remove_leftovers(path.parent)
     save_tensors(path, _weights(training), {"epoch": training.epoch})
 
 

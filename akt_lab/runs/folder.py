@@ -92,7 +92,7 @@ class Run:
         """One entry of the record.
 
         Raises:
-            AktError: if it is not empty: the run was never started by a command or a sweep.
+            AktError: if there is none: the run was never started by a command or a sweep.
         """
         record = self.record
         if name not in record:
@@ -131,7 +131,9 @@ class Run:
         """Record that the run begins, or goes on after `epoch` epochs: another stretch of it."""
         made = {"versions": provenance(), "device": device}
         # One that was killed before its first checkpoint has left nothing.
-        earlier = [s for s in self.get("stretches", []) if s["from_epoch"] < epoch]
+        older = {name: self.get(name) for name in made}  # a record that knows no stretches yet
+        known = self.get("stretches", [{"from_epoch": 0, **older}] if older["versions"] else [])
+        earlier = [s for s in known if s["from_epoch"] < epoch]
         stretches = [*earlier, {"from_epoch": epoch, **made}]
         self.update_record(**entries, **made, stretches=stretches, status="running")
 

@@ -29,6 +29,8 @@ def line_of(run: Run) -> Line:
     run.entry("settings"), run.entry("bench")  # or it was not made by a command or a sweep
     record = run.record
     versions = dict(record.get("versions", {}))
+    last = [{"versions": versions}]  # all that an older record knows
+    commits = [s["versions"].get("commit") for s in record.get("stretches", last)]
     line = {
         "run": run.folder.name,
         "status": record.get("status", "new"),
@@ -43,8 +45,8 @@ def line_of(run: Run) -> Line:
         "lam": record.get("lam"),
         "seconds": record.get("seconds"),
         "device": record.get("device"),
-        "commit": versions.pop("commit", None),
-        "versions": versions,
+        "commit": " ".join(dict.fromkeys(filter(None, commits))) or None,
+        "versions": {name: v for name, v in versions.items() if name != "commit"},
     }
     fingerprints = record.get("fingerprints")  # older records have none
     line |= {"fingerprints": fingerprints} if fingerprints else {}

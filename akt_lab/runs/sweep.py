@@ -8,6 +8,7 @@ from its checkpoint; one that ended is never done again.
 import functools
 import os
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import claim
+from akt_lab.quantizer import quantize_model, stays_in_float
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, choose_device, do, has_ended
 from akt_lab.runs.progress import Live, Report, Tell
@@ -90,8 +92,10 @@ def run_grid(
             if job.name not in kept.lines:  # killed between its end and its line
                 kept.append(line_of(Run.open(job.folder)))
         todo = [job for job in jobs if job not in ended]
-        for job in todo:
-            load(job.spec)  # here first: mistakes show at once, caches are filled
+        for spec in {job.spec: None for job in todo}:  # here first: mistakes show at once
+            in_float = stays_in_float(quantize_model(load(spec).teacher))
+            if in_float and progress:
+                print(f"{spec.name}: stays in float: {', '.join(in_float)}", file=sys.stderr)
         lost: list[str] = []
         do_jobs = _here if place.workers == 0 else _on_dask
         with (

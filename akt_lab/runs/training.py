@@ -61,8 +61,8 @@ def train(
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
     in_float = stays_in_float(training.student)
-    if in_float and progress and make_bar is tqdm:  # on a sweep's worker nobody reads it
-        tqdm.write(f"these weights stay in float: {', '.join(in_float)}", file=sys.stderr)
+    if in_float and progress and make_bar is tqdm:  # a sweep says it once for all
+        tqdm.write(f"{bench.name}: stays in float: {', '.join(in_float)}", file=sys.stderr)
     if run:
         resume(training, run)
         about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
