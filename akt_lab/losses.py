@@ -165,7 +165,10 @@ def bns_loss(statistics: Iterable[BatchNormStatistics]) -> Tensor:
     Raises:
         AktError: if there is no layer.
     """
-    losses = [F.mse_loss(mu, m) + F.mse_loss(var, v) for mu, var, m, v in statistics]
+    losses = [  # under autocast the inputs' are bfloat16, which older releases would not mix
+        F.mse_loss(mu.to(m.dtype), m) + F.mse_loss(var.to(v.dtype), v)
+        for mu, var, m, v in statistics
+    ]
     if not losses:
         raise AktError(
             "the teacher has no batch norm whose statistics the images could match: "
