@@ -9,13 +9,14 @@ import time
 import pytest
 import torch
 
-from akt_lab.benches import Bench
+from akt_lab.benches import Bench, BenchSpec
 from akt_lab.errors import AktError
 from akt_lab.files import load_tensors
 from akt_lab.runs import checkpoint
 from akt_lab.runs.checkpoint import resume, save
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import prepare
+from akt_lab.runs.results import line_of
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings
 from tests.conftest import SMALL
@@ -62,6 +63,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(colour, tmp_path, monkeypatch, i
     assert [stretch["from_epoch"] for stretch in stretches] == [0, 1]
     assert stretches[0]["versions"] == alone.record["versions"] != run.record["versions"]
     assert stretches[1]["versions"] == run.record["versions"] == {"commit": "later"}
+    run.update_record(bench=BenchSpec().to_dict())  # as a command does
+    assert line_of(run)["commit"] == f"{alone.record['versions']['commit']} later"
 
 
 def test_the_hold_out_comes_back_where_the_networks_are(digits, tmp_path, monkeypatch):

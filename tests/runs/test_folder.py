@@ -54,6 +54,15 @@ def test_a_new_status_takes_the_old_error_away(tmp_path):
     assert run.record == {"status": "running", "seconds": 1.0}
 
 
+def test_a_run_of_before_there_were_stretches_keeps_its_first(tmp_path, monkeypatch):
+    run, older = Run(tmp_path), {"versions": {"commit": "old"}, "device": "cuda"}
+    run.update_record(**older)
+    monkeypatch.setattr(folder, "provenance", lambda: {"commit": "new"})
+    run.begin(2, "cpu")
+    new = {"from_epoch": 2, "versions": {"commit": "new"}, "device": "cpu"}
+    assert run.get("stretches") == [{"from_epoch": 0, **older}, new]
+
+
 def test_provenance(monkeypatch):
     found = folder.provenance()
     assert found["torch"] == torch.__version__

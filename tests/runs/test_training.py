@@ -56,11 +56,14 @@ def test_a_watched_run_keeps_its_epochs_and_changes_no_number(digits, tmp_path, 
     monkeypatch.setattr(folder, "WRITE_EVERY", 0)  # after every step
     settings = Settings(method="adadfq", **SMALL)
     plain, watched = Run.create(tmp_path / "plain"), Run.create(tmp_path / "watched")
+    (watched / "epochs").mkdir()
+    (watched / "epochs" / ".0001.safetensors.123.tmp").write_bytes(b"of a killed write")
     once = train(digits, settings, plain, progress=False)
     again = train(digits, settings, watched, progress=False, watch=True)
     weights = again.student.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in once.student.state_dict().items())
     assert (plain.epochs, watched.epochs) == ([], [1, 2, 3])
+    assert not list((watched.folder / "epochs").glob(".*"))
 
     history = watched.history()
     by_layer = [c for c in history if c.startswith("gradient/")]
