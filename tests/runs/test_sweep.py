@@ -257,7 +257,7 @@ def start(out, *arguments):
     )
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=900):  # what hangs, not what is slow
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stderr.read()
