@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-browser lab lint figures notebooks course-zip site clean
+.PHONY: demo test faults test-browser lab lint figures notebooks course-zip site clean
 
 demo: .venv/ready
 	$(BIN)/akt-lab demo
@@ -10,6 +10,10 @@ demo: .venv/ready
 # A process a core, one thread each: two threads of a small network wait more than they work.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+# Files damaged, disks full, processes killed: a table of what came of it, into site/promises.md.
+faults: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign
 
 test-browser: .venv/ready
 	$(BIN)/python tests/browser/chromium.py

@@ -27,7 +27,7 @@ def gather(notebooks: Path, source: Path) -> None:
         sys.exit(f"no executed notebooks in {notebooks}: run `make notebooks` first")
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
-    for name in ("conf.py", "index.md"):
+    for name in ("conf.py", "index.md", "promises.md"):
         shutil.copy(HERE / name, source)
     shutil.copytree(HERE / "static", source / "static")
     shutil.copytree(ROOT / "figures", source / "figures")
