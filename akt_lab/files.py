@@ -121,8 +121,8 @@ def save_tensors(
         where = t.untyped_storage().data_ptr()
         plain[name] = t.clone() if where in stored else t  # tied weights; the format has none
         stored.add(where)
-    about = {"state": json.dumps(state)}
-    about["digest"] = _digest(plain, about["state"])
+    # One entry: of several the format shuffles the order, and the same content has other bytes.
+    about = {"state": json.dumps({**state, "digest": _digest(plain, state)})}
     write_whole(path, save(plain, metadata=about), previous)
 
 
@@ -141,13 +141,13 @@ def load_tensors(
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             about = file.metadata() or {}
-        state = about.get("state", "{}")
-        digest = _digest(tensors, state)
-        if was_sealed(json.dumps(about)) and about.get("digest") != digest:
-            raise ValueError(CHANGED)  # older files, and those of others, have no digest
-        if not isinstance(values := json.loads(state), dict):
+        if not isinstance(state := json.loads(about.get("state", "{}")), dict):
             raise ValueError("its state is no JSON object")
-        return tensors, values
+        digest = state.pop("digest", None)
+        # Older files, and those of others, have none.
+        if was_sealed("".join(about.values())) and digest != _digest(tensors, state):
+            raise ValueError(CHANGED)
+        return tensors, state
     except SafetensorError as error:
         raise damaged(path, f"not a whole .safetensors file: {error}", then) from error
     except OSError as error:
@@ -174,8 +174,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, then: st
         raise damaged(path, f"it does not fit: {reason}", then) from error
 
 
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    return SHA256 + fingerprint(dict(sorted(tensors.items())), state)
+def _digest(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+    return SHA256 + fingerprint(dict(sorted(tensors.items())), json.dumps(state))
 
 
 def fingerprint(tensors: Mapping[str, Tensor], about: object = "") -> str:

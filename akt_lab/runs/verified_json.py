@@ -109,7 +109,7 @@ def read_bytes(path: Path) -> bytes:
         AktError: if there is no such file, or it cannot be read.
     """
     if path.exists() and not path.is_file():  # a pipe, for which a reader would wait
-        raise AktError(f"{path} is not a file")
+        raise AktError(f"{path} cannot be read (it is not a file)")
     try:
         return path.read_bytes()
     except OSError as error:
