@@ -12,6 +12,23 @@ class UsageError(AktError):
     """An argument that cannot be right, whatever the files hold. The command line exits with 2."""
 
 
+class DamagedError(AktError):
+    """A file that is not what was written into it.
+
+    Attributes:
+        what: which file, and why; the message also says what to do `then`.
+    """
+
+    def __init__(self, what: str, then: str) -> None:
+        """Both go with it to another process."""
+        super().__init__(what, then)
+        self.what = what
+
+    def __str__(self) -> str:
+        """The whole message."""
+        return ": ".join(self.args)
+
+
 class DivergedError(AktError):
     """A loss or gradient that is not finite: the run's result, and not a mistake of the user's."""
 

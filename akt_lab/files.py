@@ -1,4 +1,7 @@
-"""Files that are whole or not there: writes, locks, tensors on disk; no pickle is ever loaded."""
+"""Files that are whole or not there: writes, locks, tensors on disk; no pickle is ever loaded.
+
+What is written knows a digest of its content, and is verified when it is read.
+"""
 
 import errno
 import hashlib
@@ -14,15 +17,20 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DamagedError
 
 LOCK = ".lock"
+SHA256 = "sha256:"  # how a digest's text begins
+CHANGED = "its content is not what was written"
+MADE_AGAIN = "delete it, and it is made again"
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, previous: Path | None = None) -> None:
     """Write `path` whole or not at all: a temporary file beside it, fsync, rename.
+
+    What was there before is kept as `previous`, if that is named; one of the two is always whole.
 
     Raises:
         AktError: if the disk is full or may not be written; what was there before stays.
@@ -33,6 +41,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -92,26 +102,80 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Tensors and a JSON-able state in one safetensors file, written whole."""
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_whole(path, save(plain, metadata={"state": json.dumps(state)}))
+def damaged(what: object, reason: object, then: str) -> DamagedError:
+    """The error for a file, or a line of one, with the first line of the reason."""
+    shown = (str(reason) or type(reason).__name__).splitlines()[0]
+    return DamagedError(f"{what} is damaged ({shown})", then)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    previous: Path | None = None,
+) -> None:
+    """Tensors and a JSON-able state in one safetensors file, written as `write_whole` does."""
+    plain, stored = {}, set()
+    for name, t in tensors.items():
+        t = t.detach().cpu().contiguous()
+        where = t.untyped_storage().data_ptr()
+        plain[name] = t.clone() if where in stored else t  # tied weights; the format has none
+        stored.add(where)
+    # One entry: of several the format shuffles the order, and the same content has other bytes.
+    about = {"state": json.dumps({**state, "digest": _digest(plain, state)})}
+    write_whole(path, save(plain, metadata=about), previous)
+
+
+def load_tensors(
+    path: Path, then: str = "put a whole one in its place"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote. Files by others load too, with an empty state.
 
     Raises:
-        AktError: if the file is not there or is no safetensors file.
+        AktError: if the file is not there or cannot be read.
+        DamagedError: if it is not what was written, or no safetensors file; `then`, what to do.
     """
+    if not os.path.isfile(path):
+        raise AktError(f"{path} is not a file" if os.path.exists(path) else f"no file {path}")
     try:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads((file.metadata() or {}).get("state", "{}"))
-    except FileNotFoundError as error:
-        raise AktError(f"no file {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise AktError(f"{path} is not a whole .safetensors file ({error})") from error
+            about = file.metadata() or {}
+        if not isinstance(state := json.loads(about.get("state", "{}")), dict):
+            raise ValueError("its state is no JSON object")
+        digest = state.pop("digest", None)
+        # Older files, and those of others, have none.
+        if was_sealed("".join(about.values())) and digest != _digest(tensors, state):
+            raise ValueError(CHANGED)
+        return tensors, state
+    except SafetensorError as error:
+        raise damaged(path, f"not a whole .safetensors file: {error}", then) from error
+    except OSError as error:
+        raise AktError(f"{path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever a broken file can raise
+        raise damaged(path, error, then) from error
+
+
+def was_sealed(text: str) -> bool:
+    """Whether JSON has a digest, or what is left of one that was hit itself."""
+    return '"digest"' in text or SHA256 in text
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, then: str) -> None:
+    """Load a file's tensors into a network of ours.
+
+    Raises:
+        DamagedError: if they are not the network's.
+    """
+    try:
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise damaged(path, f"it does not fit: {reason}", then) from error
+
+
+def _digest(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+    return SHA256 + fingerprint(dict(sorted(tensors.items())), json.dumps(state))
 
 
 def fingerprint(tensors: Mapping[str, Tensor], about: object = "") -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.errors import AktError
-from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
+from akt_lab.files import MADE_AGAIN, claim, damaged, fingerprint, load_tensors, save_tensors
 from akt_lab.graph import capture_bn_inputs
 from akt_lab.losses import Terms, total
 
@@ -105,6 +105,9 @@ def load_pool(
 
     Returns:
         (N, channels, S, S).
+
+    Raises:
+        DamagedError: if what lies there is not what was kept.
     """
     tensors = {"labels": labels, **teacher.state_dict()}
     mine = folder / f"pool-{fingerprint(tensors, (terms.__name__, *shape, steps, seed))}"
@@ -121,7 +124,14 @@ def load_pool(
                 for n in missing:
                     images = optimise(teacher, terms, *chunks[n], steps, bar)
                     save_tensors(files[n], {"images": images}, {})
-    return torch.cat([load_tensors(file)[0]["images"] for file in files]).to(labels.device)
+    return torch.cat([_kept_images(*each) for each in zip(files, noise.split(CHUNK), strict=True)])
+
+
+def _kept_images(file: Path, like: Tensor) -> Tensor:
+    images = load_tensors(file, MADE_AGAIN)[0].get("images")
+    if images is None or images.shape != like.shape or images.dtype != like.dtype:
+        raise damaged(file, "it holds no such images", MADE_AGAIN)
+    return images.to(like.device)
 
 
 def optimise(

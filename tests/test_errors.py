@@ -1,6 +1,8 @@
+import pickle
+
 import pytest
 
-from akt_lab.errors import AktError, DivergedError, UsageError, unknown
+from akt_lab.errors import AktError, DamagedError, DivergedError, UsageError, unknown
 
 
 def test_unknown_names_the_nearest_or_all():
@@ -16,3 +18,9 @@ def test_every_error_is_caught_as_one(kind):
         raise kind("why")
     assert issubclass(AktError, ValueError)
     assert not issubclass(UsageError, DivergedError)  # 2, 1: the command line tells them apart
+
+
+def test_what_is_damaged_comes_whole_from_another_process():
+    error = pickle.loads(pickle.dumps(DamagedError("a is damaged", "delete it")))
+    assert (str(error), error.what) == ("a is damaged: delete it", "a is damaged")
+    assert isinstance(error, AktError)

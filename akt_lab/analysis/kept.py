@@ -1,6 +1,7 @@
 """Tables that are made once from runs and kept beside them; and work side by side on every core."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,9 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench, load_bench
 from akt_lab.errors import AktError
-from akt_lab.files import cannot_write, claim, write_whole
+from akt_lab.files import CHANGED, MADE_AGAIN, cannot_write, claim, damaged, write_whole
 from akt_lab.runs.folder import STUDENT, Run
+from akt_lab.runs.verified_json import read_bytes
 from akt_lab.speed import keep_freed_memory
 
 
@@ -64,7 +66,7 @@ def beside(runs: Sequence[Run], name: str, entering: Sequence[Run] = (), **const
     Raises:
         AktError: if the runs are of several benches, or the folder cannot be made.
     """
-    students = [[run.entry("settings"), _digest(run / STUDENT)] for run in entering]
+    students = [[run.entry("settings"), _digest_of_file(run / STUDENT)] for run in entering]
     made_of = json.dumps([check_one_bench(runs), students, constants], sort_keys=True)
     folder = Path(os.path.commonpath([run.folder.absolute().parent for run in runs])) / "studies"
     try:
@@ -72,10 +74,14 @@ def beside(runs: Sequence[Run], name: str, entering: Sequence[Run] = (), **const
     except OSError as error:
         raise cannot_write(folder, error) from error
     stem, ending = os.path.splitext(name)
-    return folder / f"{stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}{ending}"
+    return folder / f"{stem}-{_digest(made_of.encode())}{ending}"
 
 
-def _digest(path: Path) -> str:
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _digest_of_file(path: Path) -> str:
     if not path.exists():
         return ""
     with open(path, "rb") as file:
@@ -89,13 +95,25 @@ def kept(
     entering: Sequence[Run] = (),
     **constants: Any,
 ) -> pd.DataFrame:
-    """The table NAME.csv that lies `beside` the runs, made if it is not there."""
+    """The table NAME.csv that lies `beside` the runs, made if it is not there.
+
+    A digest of what is in it ends its name, so that a damaged one is not taken for it.
+
+    Raises:
+        DamagedError: if it is not what was written.
+    """
     path = beside(runs, f"{name}.csv", entering, **constants)
-    if not path.exists():
+    of_it = f"{path.stem}-*{path.suffix}"
+    if not any(path.parent.glob(of_it)):
         with claim(path.parent, progress=True):
-            if not path.exists():  # another process may have made it meanwhile
-                write_whole(path, make().to_csv(index=False).encode())
-    return pd.read_csv(path)
+            if not any(path.parent.glob(of_it)):  # another process may have made it meanwhile
+                data = make().to_csv(index=False).encode()
+                write_whole(path.with_stem(f"{path.stem}-{_digest(data)}"), data)
+    path = next(path.parent.glob(of_it))
+    data = read_bytes(path)
+    if path.stem.rpartition("-")[2] != _digest(data):
+        raise damaged(path, CHANGED, MADE_AGAIN)
+    return pd.read_csv(io.BytesIO(data))
 
 
 # ---- side by side -------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -33,7 +32,7 @@ from akt_lab.attention import (
 )
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError
-from akt_lab.files import write_whole
+from akt_lab.files import MADE_AGAIN, damaged, load_tensors, save_tensors
 from akt_lab.generator import Generator
 from akt_lab.graph import capture_maps, residual_bodies
 from akt_lab.graph import trace as graph_of
@@ -62,8 +61,10 @@ def synthetic(runs: Sequence[Run], bench: Bench, seed: int = 0) -> list[Batch]:
     if not path.exists():
         made = synthetic_batches(bench, effort(bench)[0], batch_size(bench), seed, progress=True)
         x, y = (torch.stack(part) for part in zip(*made, strict=True))
-        write_whole(path, save({"x": x.contiguous(), "y": y}))
-    found = load(path.read_bytes())
+        save_tensors(path, {"x": x, "y": y}, {})
+    found, _ = load_tensors(path, MADE_AGAIN)
+    if not {"x", "y"} <= found.keys():
+        raise damaged(path, "it holds no images", MADE_AGAIN)
     # Laid out as a generator draws them: the same kernels, and the same bits.
     layout = torch.channels_last if found["x"].shape[2] > 1 else torch.contiguous_format
     images = (x.clone(memory_format=layout) for x in found["x"])
@@ -310,7 +311,10 @@ def training(runs: Sequence[Run]) -> pd.DataFrame:
     """
     curves = [curve for curve in map(_curve, runs) if not curve.empty]
     if not curves:
-        raise AktError("training_by_bits needs a run that trained a student: `ptq` alone does not")
+        raise AktError(
+            "training_by_bits needs a run that trained a student, and has its history: `ptq` alone "
+            "does not, nor one that was stopped before"
+        )
     return pd.concat(curves, ignore_index=True)
 
 

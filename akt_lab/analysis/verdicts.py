@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from akt_lab.analysis.gradients import LIMIT, explosion
+from akt_lab.files import damaged
 
 LOW_BITS = (2, 3)  # where the paper sees the trouble
 ATTENTION = ("spatial", "channel")  # parts of a feature map's error
@@ -180,12 +181,20 @@ UNTESTED = Verdict(
 
 
 def judge(folder: Path) -> list[Verdict]:
-    """Every verdict whose figure's data lies in `folder`."""
+    """Every verdict whose figure's data lies in `folder`.
+
+    Raises:
+        DamagedError: if it is not such data.
+    """
     found = []
     for name, judges in JUDGES.items():
         if (folder / f"{name}.csv").exists():
-            table = pd.read_csv(folder / f"{name}.csv")
-            found += [decide(table) for decide in judges]
+            try:
+                table = pd.read_csv(folder / f"{name}.csv")
+                found += [decide(table) for decide in judges]
+            except (ValueError, LookupError, TypeError) as error:
+                then = f"draw it again: akt-lab figures {name}"
+                raise damaged(folder / f"{name}.csv", error, then) from error
     return found
 
 

@@ -18,7 +18,7 @@ from akt_lab.benches.images import FolderImages, normalise, read_cifar, read_ima
 from akt_lab.benches.known import BENCHES, KNOWN, Known
 from akt_lab.benches.teacher import call_factory, load_weights
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
+from akt_lab.files import MADE_AGAIN, claim, damaged, fingerprint, load_tensors, save_tensors
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
 
@@ -215,8 +215,11 @@ def _images(
         images, labels, names = read_cifar(fetch(source, _cache() / source.file, progress))
         with claim(kept.parent):
             save_tensors(kept, {"images": images, "labels": labels}, {"classes": names})
-    tensors, state = load_tensors(kept)
-    return tensors["images"], tensors["labels"], tuple(state["classes"])
+    tensors, state = load_tensors(kept, MADE_AGAIN)
+    try:
+        return tensors["images"], tensors["labels"], tuple(state["classes"])
+    except (KeyError, TypeError) as error:
+        raise damaged(kept, f"no {error}", MADE_AGAIN) from error
 
 
 def _check_complete(spec: BenchSpec) -> None:

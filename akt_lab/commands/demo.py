@@ -28,6 +28,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, print the table, draw the figures."""
     from akt_lab.figures import gallery
+    from akt_lab.files import write_whole
 
     try:
         options.figures.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
         raise AktError(f"--figures {options.figures}: {error.strerror}") from error
     found, runs = train(options.out, options.seed, options.steps, options.workers)
     print_table(found)
-    found.drop(columns=["label", "same"]).to_csv(options.figures / "demo_table.csv", index=False)
+    text = found.drop(columns=["label", "same"]).to_csv(index=False)
+    write_whole(options.figures / "demo_table.csv", text.encode())
     folders = figure_folders(options.out, options.figures)
     pictures = gallery.draw(gallery.OF_RUNS, runs, options.figures, folders)
     print(f"\ntable   {options.figures / 'demo_table.csv'}")

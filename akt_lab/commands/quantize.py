@@ -13,7 +13,7 @@ from akt_lab.commands.options import (
     given_settings,
     report,
 )
-from akt_lab.errors import AktError, UsageError
+from akt_lab.errors import AktError, DamagedError, UsageError
 from akt_lab.settings import Settings, check_read, with_preset
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def run(options: argparse.Namespace) -> int:
     with claim(run.folder, wait=False):
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
         teacher_accuracy = training.evaluate(bench.teacher, bench, progress=True)
-        if not run.done:
-            job = Job(settings, spec, run.folder, options.watch)
-            do(job, run, bench, teacher_accuracy, progress=True)
+        job = Job(settings, spec, run.folder, options.watch)
+        do(job, run, bench, teacher_accuracy, progress=True)
     report(_result(run), options)
     return 0
 
@@ -86,6 +85,8 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
         AktError: if it is no run's folder, or the run diverged.
         UsageError: if what was named on the command line is not what the run began with.
     """
+    from akt_lab.files import claim
+    from akt_lab.runs.checkpoint import put_back_record
     from akt_lab.runs.folder import Run, differences
 
     if options.out is None:
@@ -93,9 +94,16 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
     if hasattr(options, "preset"):
         raise UsageError("--resume goes on with the run's own settings: drop --preset")
     run = Run.open(options.out)
-    settings, spec, record = run.settings, run.spec, run.record
+    try:
+        record = run.record
+    except DamagedError as error:
+        with claim(run.folder, wait=False):
+            put_back_record(run, error)
+        record = run.record
+    settings, spec = run.settings, run.spec
     if record.get("status") == "failed":
-        raise AktError(f"{run.folder} has ended: {record['error']}, into another --out")
+        why = record.get("error", "the run diverged. Begin another")
+        raise AktError(f"{run.folder} has ended: {why}, into another --out")
     then = settings.to_dict() | spec.to_dict()
     now = replace(settings, **given_settings(options)).to_dict()
     now |= replace(spec, **given_bench(options)).to_dict()
@@ -116,16 +124,15 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
 
 
 def _result(run: "Run") -> dict[str, Any]:
-    record = run.record
-    accuracy = record["accuracy"]
+    accuracy = {name: run.entry("accuracy").get(name) for name in ("last", "label_free", "best")}
     return {
         "run": str(run.folder),
-        "method": record["settings"]["method"],
+        "method": run.settings.method,
         "student_accuracy": accuracy["last"],
         "label_free_accuracy": accuracy["label_free"],
         "best_accuracy": accuracy["best"],
-        "teacher_accuracy": record["teacher_accuracy"],
-        "lambda": record["lam"],
-        "images": record["images"],
-        "seconds": record["seconds"],
+        "teacher_accuracy": run.entry("teacher_accuracy"),
+        "lambda": run.entry("lam"),
+        "images": run.entry("images"),
+        "seconds": run.entry("seconds"),
     }

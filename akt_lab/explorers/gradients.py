@@ -1,6 +1,5 @@
 """Explorer 3: gradient norms by layer and step, two runs side by side, and where they explode."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -129,24 +128,22 @@ def of_runs(runs: Sequence[Run]) -> list[Norms]:
 def _of_run(name: str, bits: int, run: Run) -> Norms | None:
     if not (path := run / HISTORY).exists():
         return None
-    about, warmup = path.stat(), run.settings.warmup_epochs
-    rows = _read(path.absolute(), warmup, (about.st_ino, about.st_size, about.st_mtime_ns))
+    about = path.stat()
+    rows = _read(run.folder.absolute(), (about.st_ino, about.st_size, about.st_mtime_ns))
     layers = tuple(c.removeprefix(PREFIX).removesuffix(".weight") for c in rows)
     return Norms(name, bits, layers, int(rows.index[0]), rows.to_numpy().T) if layers else None
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, warmup: int, stamp: object) -> pd.DataFrame:
-    """The norms in a history, a row a step after the warm-up; `stamp`: anew if it is another."""
-    rows = {}
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file):
-                if line.endswith(b"\n") and (row := json.loads(line))["epoch"] >= warmup:
-                    rows[number] = {n: v for n, v in row.items() if n.startswith(PREFIX)}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AktError(f"{path} cannot be read ({error})") from error
-    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=float)
+def _read(folder: Path, stamp: object) -> pd.DataFrame:
+    """The norms in a run's history, a row a step after the warm-up; `stamp`: anew if another."""
+    run = Run(folder)
+    settings, rows = run.settings, run.history()
+    if rows.empty:
+        return rows
+    rows = rows[rows["epoch"] >= settings.warmup_epochs]
+    rows = rows.set_index(rows["epoch"] * settings.steps + rows["step"])
+    return rows[[name for name in rows if name.startswith(PREFIX)]].astype(float)
 
 
 def of_study(found: pd.DataFrame) -> list[Norms]:

@@ -1,11 +1,12 @@
 """A run's history as curves, read as it grows: each line once, a block of steps as one point."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+from akt_lab.runs.verified_json import unsealed
 
 Row = Mapping[str, float]
 DRAWN = ("epoch", "step", "accuracy", "generator/", "student/")  # how their names begin
@@ -56,9 +57,9 @@ class History:
         self._offset += len(new)
         for line in new.splitlines():
             try:
-                row = {n: float(v) for n, v in json.loads(line).items() if n.startswith(DRAWN)}
+                row = {n: float(v) for n, v in unsealed(line).items() if n.startswith(DRAWN)}
                 row["epoch"], row["step"]
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError):
                 self.broken += 1
             else:
                 self.add(row)

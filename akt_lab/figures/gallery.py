@@ -33,6 +33,7 @@ from akt_lab.figures.labels import alike, on_bench
 from akt_lab.figures.method import method
 from akt_lab.figures.style import Drawing, save
 from akt_lab.figures.training import training_by_bits
+from akt_lab.files import damaged, write_whole
 from akt_lab.runs.folder import Run
 
 Figure = Callable[[Sequence[Run]], Drawing]
@@ -114,7 +115,12 @@ def check(names: Sequence[str]) -> None:
 
 
 def write_page(folder: Path) -> None:
-    """figures/README.md: each picture with its caption, its data and the command that makes it."""
+    """figures/README.md: each picture with its caption, its data and the command that makes it.
+
+    Raises:
+        AktError: if it cannot be written.
+        DamagedError: if what lies beside a picture is not what was written.
+    """
     head = "Each is made by the command below it, from runs; nothing is drawn by hand."
     title = "Figures" if folder.name == "figures" else f"Figures: {folder.name}"
     parts = [f"# {title}\n\n{head}"]
@@ -122,11 +128,19 @@ def write_page(folder: Path) -> None:
         parts.append(verdicts)
     for name in FIGURES:
         if (folder / f"{name}.json").exists():
-            about = json.loads((folder / f"{name}.json").read_text())
+            alt, caption, command = _about(folder / f"{name}.json")
             parts.append(
                 f"## {name.replace('_', ' ').capitalize()}\n\n"
-                f'<img src="{name}.png" alt="{html.escape(about["alt"])}" width="760">\n\n'
-                f"{about['caption']}\n\n"
-                f"`{about['command']}` · [data]({name}.csv) · [vector]({name}.svg)"
+                f'<img src="{name}.png" alt="{html.escape(alt)}" width="760">\n\n'
+                f"{caption}\n\n"
+                f"`{command}` · [data]({name}.csv) · [vector]({name}.svg)"
             )
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+    write_whole(folder / "README.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _about(path: Path) -> list[str]:
+    try:
+        about = json.loads(path.read_bytes())
+        return [str(about[name]) for name in ("alt", "caption", "command")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error, f"draw it again: akt-lab figures {path.stem}") from error

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from akt_lab.errors import AktError
+from akt_lab.files import cannot_write
 from akt_lab.methods import METHODS
 
 COLOURS = sns.color_palette("colorblind")
@@ -70,18 +71,22 @@ def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
     """Write NAME.png, NAME.svg, NAME.csv and NAME.json (alt text, caption, command).
 
     Raises:
-        AktError: if the drawing has no alt text or no caption.
+        AktError: if the drawing has no alt text or no caption, or the folder cannot be written to.
     """
     if not drawing.alt.strip() or not drawing.caption.strip():
         raise AktError(f"figure {name!r} needs alt text and a caption before it is saved")
-    folder.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        drawing.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-        drawing.figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(drawing.figure)
-    drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = {"alt": drawing.alt, "caption": drawing.caption, "command": command}
-    (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+    look: dict[str, Any] = {"bbox_inches": "tight"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with plt.rc_context(STYLE):
+            drawing.figure.savefig(folder / f"{name}.png", **look)
+            drawing.figure.savefig(folder / f"{name}.svg", **look, metadata={"Date": None})
+        plt.close(drawing.figure)
+        drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        raise cannot_write(folder / name, error) from error
 
 
 def style_of(label: str) -> dict[str, Any]:

@@ -4,39 +4,135 @@
                             and commit of each stretch, times, accuracies
     history.jsonl           one line a step: every loss term and gradient norm
     checkpoint.safetensors  everything that a bit-exact resume needs; small state in its header
+    checkpoint.previous.safetensors  the one of the epoch before
     student.safetensors     weights and ranges of the student as it ended
     epochs/                 of a watched run: student and generator after every epoch
 
-Files are written whole or not at all, and no pickle is ever loaded.
+Files are written whole or not at all, and no pickle is ever loaded. Each is verified when it is
+read: record and lines of the history end in a digest of themselves, tensors lie beside theirs. What
+older versions wrote has no digest; its entries must be of the right types.
 """
 
-import io
 import itertools
-import json
-import os
+import math
 import platform
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Never, Required, TypedDict
 
 import pandas as pd
 import torch
 
 from akt_lab import __version__
 from akt_lab.benches import Bench, BenchSpec
-from akt_lab.errors import AktError
-from akt_lab.files import LOCK, cannot_write, write_whole
+from akt_lab.errors import AktError, DamagedError
+from akt_lab.files import LOCK, cannot_write, damaged, write_whole
+from akt_lab.runs.verified_json import (
+    append_lines,
+    fits,
+    misfits,
+    read_bytes,
+    read_lines,
+    sealed,
+    unsealed,
+)
 from akt_lab.settings import Settings
 
 RECORD, HISTORY = "record.json", "history.jsonl"
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
-EPOCHS = "epochs"
+PREVIOUS, EPOCHS = "checkpoint.previous.safetensors", "epochs"
 WRITE_EVERY = 1.0  # seconds, of the history
 ENDED = ("done", "failed")  # statuses that are final
+WITHOUT_CURVES = "delete it to go on without its curves"
+
+# ---- what a record holds ------------------------------------------------------------------------
+
+Finite = Annotated[float, lambda number: -math.inf < number < math.inf]
+
+
+class Accuracy(TypedDict):
+    """In percent; see `training.summary`."""
+
+    last: Finite
+    label_free: Finite
+    best: Finite
+
+
+class Scores(TypedDict, total=False):
+    """One evaluation; not finite but for the accuracy where a run diverged."""
+
+    epoch: Required[int]
+    accuracy: Required[Finite]
+    synthetic_kl: Required[float]
+    synthetic_agreement: float
+
+
+class Step(TypedDict):
+    """What every row of a history has, beside numbers of any name."""
+
+    epoch: int
+    step: int
+
+
+class Stretch(TypedDict):
+    """What a run was made with, from an epoch on."""
+
+    from_epoch: int
+    versions: dict[str, Any]
+    device: str | None
+
+
+class Record(TypedDict, total=False):
+    """The entries of a record that are read; `steps_done` is what ended runs have rows of."""
+
+    status: str
+    error: str
+    settings: dict[str, Any]
+    bench: dict[str, Any]
+    fingerprints: dict[str, str]
+    versions: dict[str, Any]
+    device: str | None
+    stretches: list[Stretch]
+    watched: bool
+    teacher_accuracy: Annotated[float, lambda number: not math.isinf(number)]  # NaN: not known
+    images: int | None
+    classes: int
+    lam: float | None
+    accuracy: Accuracy | dict[str, Never]  # empty: it diverged before its first evaluation
+    evaluations: list[Scores]
+    effective_bits: dict[str, Finite]
+    seconds: Finite | None
+    steps_done: int
+
+
+def check_entries(values: Mapping[str, Any], kind: Any) -> None:
+    """Refuse what cannot be of a run: entries of other types, settings that are none.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in misfits(values, kind):
+        has = f"cannot be {str(values[name])[:40]!r}" if name in values else "is missing"
+        raise ValueError(f"{name!r} {has}")
+    for name, made_of in (("settings", Settings), ("bench", BenchSpec)):
+        of_it = values.get(name, {})
+        for f in fields(made_of) if name in values else ():
+            if f.name in of_it and not fits(of_it[f.name], f.type):
+                raise ValueError(f"{f.name!r} cannot be {str(of_it[f.name])[:40]!r}")
+        if name in values:
+            try:
+                made_of.from_dict(of_it)
+            except TypeError as error:  # an entry that is none
+                raise ValueError(str(error)) from error
+
+
+# ---- the folder ---------------------------------------------------------------------------------
 
 
 class Run:
@@ -82,11 +178,23 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What record.json holds."""
+        """What record.json holds.
+
+        Raises:
+            AktError: if it cannot be read.
+            DamagedError: if it is not what was written; `resume_command` puts it back.
+        """
+        data, then = read_bytes(self / RECORD), f"{self.resume_command} puts it back"
         try:
-            return json.loads((self / RECORD).read_text())
-        except (OSError, ValueError) as error:
-            raise AktError(f"{self / RECORD} cannot be read ({error})") from error
+            check_entries(record := unsealed(data), Record)
+        except ValueError as error:
+            raise damaged(self / RECORD, error, then) from error
+        return record
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it, and mends it from its checkpoint."""
+        return f"`akt-lab quantize --out {shlex.quote(str(self.folder))} --resume`"
 
     def entry(self, name: str) -> Any:
         """One entry of the record.
@@ -125,9 +233,13 @@ class Run:
         record = self.record if (self / RECORD).exists() else {}
         if "status" in entries:
             record.pop("error", None)
-        write_whole(self / RECORD, json.dumps({**record, **entries}, indent=2).encode() + b"\n")
+        self.write_record({**record, **entries})
 
-    def begin(self, epoch: int, device: str, **entries: Any) -> None:
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Put a record in the place of the one that is there."""
+        write_whole(self / RECORD, sealed(record, indent=2).encode() + b"\n")
+
+    def begin(self, epoch: int, device: str) -> None:
         """Record that the run begins, or goes on after `epoch` epochs: another stretch of it."""
         made = {"versions": provenance(), "device": device}
         # One that was killed before its first checkpoint has left nothing.
@@ -135,7 +247,7 @@ class Run:
         known = self.get("stretches", [{"from_epoch": 0, **older}] if older["versions"] else [])
         earlier = [s for s in known if s["from_epoch"] < epoch]
         stretches = [*earlier, {"from_epoch": epoch, **made}]
-        self.update_record(**entries, **made, stretches=stretches, status="running")
+        self.update_record(**made, stretches=stretches, status="running")
 
     def epoch(self, number: int) -> Path:
         """Where a watched run keeps its networks after so many epochs."""
@@ -144,37 +256,72 @@ class Run:
     @property
     def epochs(self) -> list[int]:
         """Those that it kept."""
-        return sorted(int(p.stem) for p in (self.folder / EPOCHS).glob("*.safetensors"))
+        files = (self.folder / EPOCHS).glob("*.safetensors")
+        return sorted(int(path.stem) for path in files if path.stem.isdecimal())
 
     def history(self) -> pd.DataFrame:
         """One row a step; columns that a step did not have are NaN. Half a last line is left out.
 
+        It begins late, or is not there, where one that was damaged was deleted.
+
         Raises:
             AktError: if it cannot be read.
+            DamagedError: if it is not what was written; names the line.
         """
-        if not (self / HISTORY).exists():
+        if not (path := self / HISTORY).exists():
             return pd.DataFrame()
-        try:
-            whole, end, _ = (self / HISTORY).read_text().rpartition("\n")
-            return pd.read_json(io.StringIO(whole + end), lines=True)
-        except (OSError, ValueError) as error:
-            raise AktError(f"{self / HISTORY} cannot be read ({error})") from error
+        rows, ended = [*self._rows()], self.get("steps_done", 0)
+        if ended and [place + 1 for place, _ in rows[-1:]] != [ended]:
+            raise damaged(path, f"it does not end with step {ended}, as the run", WITHOUT_CURVES)
+        return pd.DataFrame([row for _, row in rows])
+
+    def steps_in_history(self) -> int:
+        """How many steps the run has done by its last row, also if the first ones are gone."""
+        return [0, *(place + 1 for place, _ in self._rows())][-1]
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The history's rows, each verified and a step after the last; and how many came before."""
+        steps, last = self.settings.steps, None
+        for number, row in read_lines(self / HISTORY, WITHOUT_CURVES):
+            what = f"{self / HISTORY}, line {number},"
+            if not fits(row, dict[str, float]) or misfits(row, Step):
+                raise damaged(what, "it is not a step's", WITHOUT_CURVES)
+            place = row["epoch"] * steps + row["step"]
+            if last is not None and place != last + 1:
+                raise damaged(what, "it does not follow the one before", WITHOUT_CURVES)
+            yield place, row
+            last = place
 
     def append_history(self, rows: list[dict[str, float]]) -> None:
-        """Add rows to the history."""
-        try:
-            with open(self / HISTORY, "a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-                file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that counts on these rows
-        except OSError as error:
-            raise cannot_write(self / HISTORY, error) from error
+        """Add rows to the history, on the disk before the checkpoint that counts on them."""
+        append_lines(self / HISTORY, rows)
 
-    def cut_history(self, rows: int) -> None:
-        """Keep the first `rows` lines: those that the checkpoint knows of."""
-        if (self / HISTORY).exists():
-            lines = (self / HISTORY).read_bytes().splitlines(keepends=True)
-            write_whole(self / HISTORY, b"".join(lines[:rows]))
+    def cut_history(self, epoch: int) -> None:
+        """Keep the rows of the first `epoch` epochs: those that the checkpoint knows of.
+
+        Raises:
+            DamagedError: if one of them is damaged or missing; what comes later does not matter.
+        """
+        if not (path := self / HISTORY).exists():
+            return
+        kept: list[dict[str, Any]] = []
+        left = wanted = epoch * self.settings.steps
+        try:
+            for place, row in self._rows():
+                if row["epoch"] >= epoch:
+                    left = 0  # if it has none before, it begins late
+                    break
+                kept.append(row)
+                left = wanted - place - 1
+            if left:
+                raise damaged(path, f"it ends {left} steps before the checkpoint", WITHOUT_CURVES)
+        except DamagedError:
+            if left:
+                raise
+        if kept:
+            write_whole(path, "".join(sealed(row) + "\n" for row in kept).encode())
+        else:  # an empty one would be one that lost its rows
+            path.unlink()
 
 
 def check_made_with(bench: Bench, folder: Path, recorded: Mapping[str, str]) -> None:
@@ -192,7 +339,7 @@ def check_made_with(bench: Bench, folder: Path, recorded: Mapping[str, str]) -> 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """What is not as it was `then`: names, with the old values and the new."""
-    return ((name, old, now[name]) for name, old in then.items() if now[name] != old)
+    return ((name, old, now.get(name)) for name, old in then.items() if now.get(name) != old)
 
 
 def is_free(folder: Path) -> bool:

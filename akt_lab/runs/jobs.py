@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench, BenchSpec
-from akt_lab.errors import AktError, UsageError
+from akt_lab.errors import AktError, DamagedError, UsageError
+from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
-from akt_lab.runs.folder import ENDED, RECORD, Run, check_made_with, differences
+from akt_lab.runs.checkpoint import has_checkpoint
+from akt_lab.runs.folder import ENDED, RECORD, STUDENT, Run, check_made_with, differences
 from akt_lab.runs.results import Line, public_bench
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings, with_preset
@@ -77,7 +80,7 @@ def name_of(settings: Settings, spec: BenchSpec) -> str:
 
 
 def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], Bench]) -> bool:
-    """Whether this very run ended: its folder says so, or its line in `lines` does.
+    """Whether this very run ended: its folder says so, whose student is whole, or its line does.
 
     Args:
         job: what was to be done.
@@ -103,7 +106,33 @@ def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], B
         )
     if found.get("fingerprints"):  # older ones are taken at their word
         check_made_with(load(job.spec), job.folder, found["fingerprints"])
+    if found.get("status") == "done" and (job.folder / RECORD).exists():
+        return not missing_student(Run(job.folder))
     return found.get("status") in ENDED
+
+
+def missing_student(run: Run) -> str | None:
+    """Why the student of a run that is done must be made again, from its checkpoint; or None.
+
+    Raises:
+        AktError: if there is no checkpoint to make it from.
+    """
+    path = run / STUDENT
+    try:
+        load_tensors(path)
+        return None
+    except DamagedError as error:
+        why = error.what
+    except AktError:
+        if path.exists():
+            raise
+        why = f"{path} is not there"
+    if not has_checkpoint(run):
+        raise AktError(
+            f"{why}, and no checkpoint is left to make it from: delete {run.folder}, and the same "
+            "command trains it again"
+        )
+    return why
 
 
 def do(
@@ -123,6 +152,8 @@ def do(
     """
     if has_ended(job, {}, lambda _: bench):
         return
+    if run.done:
+        print(f"{missing_student(run)}: made again from the last checkpoint", file=sys.stderr)
     keep_freed_memory()
     run.update_record(
         settings=job.settings.to_dict(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +12,15 @@ from tqdm.auto import tqdm
 from akt_lab.benches import Bench
 from akt_lab.benches.bench import cache_folder
 from akt_lab.errors import AktError
-from akt_lab.files import load_tensors
+from akt_lab.files import fill, load_tensors
 from akt_lab.generator import Generator
 from akt_lab.graph import map_layers, residual_bodies, trace
 from akt_lab.image_pool import ImagePool, load_pool
 from akt_lab.losses import LAMBDA
 from akt_lab.methods import get_method
 from akt_lab.quantizer import ActivationQuantizer, quantize_model
-from akt_lab.runs.checkpoint import load_epoch, under
-from akt_lab.runs.folder import CHECKPOINT, STUDENT, Run, check_made_with
+from akt_lab.runs.checkpoint import last_whole, load_epoch, under
+from akt_lab.runs.folder import STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
 from akt_lab.step import Training
@@ -103,7 +104,7 @@ def _image_source(
 
 
 def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.Module, str]:
-    """A run's student, and where it comes from: its end, or its last checkpoint.
+    """A run's student, and where it comes from: its end, or its last whole checkpoint.
 
     Args:
         run: its folder.
@@ -113,6 +114,7 @@ def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.M
     Raises:
         AktError: if the run has not reached its first checkpoint, did not keep that epoch, or was
             made with another teacher.
+        DamagedError: if the student is not what was written.
     """
     _, student = make_networks(bench, _settings(run, bench))
     keep: list[str] = []
@@ -120,11 +122,12 @@ def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.M
         keep = residual_bodies(student)
     speed_up(student, keep=keep)  # it then rounds as it did when it was trained
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    if epoch is None and (run / STUDENT).exists():
-        tensors, source = load_tensors(run / STUDENT)[0], "the end of the run"
+    then = f"{run.resume_command} makes it again"
+    if epoch is None and (path := run / STUDENT).exists():
+        tensors, source = load_tensors(path, then)[0], "the end of the run"
     else:
-        tensors, source = _left("student", run, epoch)
-    student.load_state_dict(tensors)
+        tensors, source, path = _left("student", run, epoch)
+    fill(student, tensors, path, then)
     for module in student.modules():
         if isinstance(module, ActivationQuantizer):
             module.observing = False
@@ -132,7 +135,7 @@ def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.M
 
 
 def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generator | ImagePool:
-    """A run's generator at its last checkpoint, or after an `epoch` that it kept; in eval mode.
+    """A run's generator, in eval mode: at its last whole checkpoint, or after a kept `epoch`.
 
     A pool's images lie in the cache; where they are gone they are made again, with a bar.
 
@@ -144,7 +147,8 @@ def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generato
         generator = prepare(bench, settings, progress=True).generator
     else:
         generator = _image_source(bench.teacher, bench, settings, False, tqdm).to(bench.device)
-    generator.load_state_dict(_left("generator", run, epoch)[0])
+    tensors, _, path = _left("generator", run, epoch)
+    fill(generator, tensors, path, f"{run.resume_command} makes it again")
     return generator.eval().requires_grad_(False)
 
 
@@ -154,13 +158,9 @@ def _settings(run: Run, bench: Bench) -> Settings:
     return run.settings
 
 
-def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], str]:
-    """The weights of one of `NETWORKS`, at an epoch or the last checkpoint, and which it was."""
+def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], str, Path]:
+    """The weights of one of `NETWORKS`, at an epoch or the last checkpoint; which, and its file."""
     if epoch is not None:
-        return under(load_epoch(run, epoch), f"{kind}."), f"epoch {epoch}"
-    if not (run / CHECKPOINT).exists():
-        raise AktError(
-            f"{run.folder} has no checkpoint yet: its first comes at the end of the first epoch"
-        )
-    tensors, state = load_tensors(run / CHECKPOINT)
-    return under(tensors, f"{kind}."), f"the checkpoint of epoch {state['epoch']}"
+        return under(load_epoch(run, epoch), f"{kind}."), f"epoch {epoch}", run.epoch(epoch)
+    tensors, state, path = last_whole(run)
+    return under(tensors, f"{kind}."), f"the checkpoint of epoch {state['epoch']}", path

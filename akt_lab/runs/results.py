@@ -1,6 +1,7 @@
 """results.jsonl: one line a run, with all that a table needs; and a run as a row of a table.
 
-Lines are appended as runs end; a line that was cut short by a crash is dropped when it is read.
+Lines are appended as runs end, and each is verified when it is read; a last one that was cut short
+by a crash is left out.
 """
 
 import json
@@ -13,15 +14,26 @@ from typing import Any
 import pandas as pd
 
 from akt_lab.benches import BenchSpec
-from akt_lab.errors import AktError
-from akt_lab.files import cannot_write, write_whole
-from akt_lab.runs.folder import HISTORY, Run
+from akt_lab.files import damaged, write_whole
+from akt_lab.runs.folder import HISTORY, Record, Run, check_entries
+from akt_lab.runs.verified_json import append_lines, read_lines, sealed
 from akt_lab.settings import Settings
 
 Line = dict[str, Any]
 NEEDED = {
     "run", "status", "bench", "settings", "accuracy", "teacher_accuracy", "evaluation_images",
 }  # fmt: skip
+# Lines that agree in these are of one run.
+IDENTITY = "run", "bench", "settings", "fingerprints", "teacher_accuracy", "evaluation_images"
+
+
+class Entries(Record, total=False):
+    """The entries of a line that are read: a record's, and its own."""
+
+    run: str
+    evaluation_images: int | None
+    student_images: int
+    commit: str | None
 
 
 def line_of(run: Run) -> Line:
@@ -41,7 +53,7 @@ def line_of(run: Run) -> Line:
         "effective_bits": record.get("effective_bits", {}),
         "teacher_accuracy": record.get("teacher_accuracy", math.nan),
         "evaluation_images": record.get("images"),
-        "student_images": _student_images(run, record["settings"]),
+        "student_images": _student_images(run, record),
         "lam": record.get("lam"),
         "seconds": record.get("seconds"),
         "device": record.get("device"),
@@ -50,7 +62,7 @@ def line_of(run: Run) -> Line:
     }
     fingerprints = record.get("fingerprints")  # older records have none
     line |= {"fingerprints": fingerprints} if fingerprints else {}
-    return line | ({"error": record["error"]} if line["status"] == "failed" else {})
+    return line | ({"error": record.get("error", "")} if line["status"] == "failed" else {})
 
 
 def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,38 +71,36 @@ def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({**spec, **names}))  # tuples are lists, as in a file
 
 
-def _student_images(run: Run, settings: Mapping[str, Any]) -> int:
+def _student_images(run: Run, record: Mapping[str, Any]) -> int:
     """Images the student was trained on: batch x its steps. Less than planned if it diverged."""
-    if not (run / HISTORY).exists():
-        return 0  # it has only just begun
-    with open(run / HISTORY, "rb") as file:
-        steps = sum(1 for _ in file)
-    return max(0, steps - settings["warmup_epochs"] * settings["steps"]) * settings["batch_size"]
+    s, steps = run.settings, record.get("steps_done")
+    if steps is None:  # it has not ended, or is of an older version
+        steps = run.steps_in_history() if (run / HISTORY).exists() else 0
+    return max(0, steps - s.warmup_epochs * s.steps) * s.batch_size
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a results file; a last line that was cut short is left out.
+    """The lines of a results file, each once; a last line that was cut short is left out.
 
     Raises:
-        AktError: if it cannot be read, or a line is not a run's; names the line.
+        AktError: if it cannot be read.
+        DamagedError: if a line is not what was written, or not a run's, or two lines say
+            different things of one run; names the line.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AktError(f"{path} cannot be read ({error})") from error
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    return [_parsed(path, number, line) for number, line in enumerate(whole, 1) if line.strip()]
-
-
-def _parsed(path: Path, number: int, text: str) -> Line:
-    try:
-        line = json.loads(text)
-        missing = NEEDED - line.keys()
-    except (ValueError, AttributeError):
-        missing = {"a JSON object"}
-    if missing:
-        raise AktError(f"{path}, line {number} is not a run's: no {', '.join(sorted(missing))}")
-    return line
+    lines: dict[str, tuple[int, Line]] = {}
+    then = "take that line out, and the sweep that wrote it adds it again"
+    for number, line in read_lines(path, then, "the sweep that wrote it adds it again"):
+        try:
+            if missing := NEEDED - line.keys():
+                raise ValueError(f"not a run's: no {', '.join(sorted(missing))}")
+            check_entries(line, Entries)
+            about = json.dumps([line.get(name) for name in IDENTITY], sort_keys=True)
+            first, same = lines.setdefault(about, (number, line))
+            if json.dumps(same) != json.dumps(line):
+                raise ValueError(f"it is not what line {first} says of the same run")
+        except ValueError as error:
+            raise damaged(f"{path}, line {number},", error, then) from error
+    return [line for _, line in lines.values()]
 
 
 def by_run(path: Path | None) -> dict[str, Line]:
@@ -105,25 +115,16 @@ class Results:
         """Read what is there, and drop a last line that was cut short; None: keep no file."""
         self.path, self.lines = path, by_run(path)
         if path and path.exists() and not path.read_bytes().endswith(b"\n"):
-            write_whole(path, "".join(map(_text, self.lines.values())).encode())
+            text = "".join(sealed(line) + "\n" for line in self.lines.values())
+            write_whole(path, text.encode())
 
     def append(self, line: Line) -> None:
         """Add a run's line, on the disk when this returns; a run that is there already is not."""
         if line["run"] in self.lines:
             return
         if self.path:
-            try:
-                with open(self.path, "a") as file:
-                    file.write(_text(line))
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise cannot_write(self.path, error) from error
+            append_lines(self.path, [line])
         self.lines[line["run"]] = line
-
-
-def _text(line: Line) -> str:
-    return json.dumps(line) + "\n"
 
 
 # ---- a run as a row -----------------------------------------------------------------------------

@@ -67,7 +67,9 @@ def train(
         resume(training, run)
         about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         about |= {"watched": watch, "float_weights": in_float}
-        run.begin(training.epoch, str(bench.device), **about)
+        run.update_record(**about)
+        if training.epoch < settings.epochs:  # not where the end alone is made again
+            run.begin(training.epoch, str(bench.device))
     steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
     with make_bar(**steps, unit="step", disable=not progress) as bar:
         bar.set_description(f"{settings.method} {settings.bits}")
@@ -80,7 +82,7 @@ def train(
             raise
     if run:
         save_tensors(run / STUDENT, training.student.state_dict(), {"settings": settings.to_dict()})
-        run.update_record(status="done", **_outcome(training))
+        run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
     return training
 
 
@@ -100,9 +102,11 @@ def _outcome(training: Training) -> dict[str, Any]:
 
 def _record_failure(training: Training, run: Run, error: AktError) -> None:
     """`failed` is final; what was `stopped` by a full disk, say, can go on."""
-    status = "failed" if isinstance(error, DivergedError) else "stopped"
+    about: dict[str, Any] = {"status": "stopped", "error": str(error)}
     with suppress(AktError):  # a full disk has no room for this either
-        run.update_record(status=status, error=str(error), **_outcome(training))
+        if isinstance(error, DivergedError):
+            about |= {"status": "failed", "steps_done": run.steps_in_history()}
+        run.update_record(**about, **_outcome(training))
 
 
 def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> None:

@@ -271,9 +271,9 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path):
         (["--results", "none.jsonl"], "cannot be read"),
         (
             ["--results", "bad.jsonl"],
-            "bad.jsonl, line 1 is not a run's: no accuracy, bench, evaluation_images",
+            "bad.jsonl, line 1, is damaged (not a run's: no accuracy, bench, evaluation_images",
         ),
-        (["--results", "worse.jsonl"], "worse.jsonl, line 1 is not a run's: no a JSON object"),
+        (["--results", "worse.jsonl"], "worse.jsonl, line 1, is damaged (no JSON object)"),
         (["--results", "empty.jsonl"], "no runs in empty.jsonl"),
     ):
         assert main(["table", *arguments]) == 1

@@ -55,8 +55,8 @@ def test_killed_between_the_student_and_the_record(run, tmp_path, digits):
     out = tmp_path / "run"
     assert run("quantize", *SMALL, "--out", out)[0] == 0
     record = json.loads((out / "record.json").read_text())
-    kept = {k: v for k, v in record.items() if k not in ("accuracy", "lam", "seconds")}
-    (out / "record.json").write_text(json.dumps({**kept, "status": "running"}))
+    Run(out).write_record({k: v for k, v in Run(out).record.items() if k not in ("lam", "seconds")})
+    Run(out).update_record(status="running", accuracy={})
     assert run("quantize", "--out", out, "--resume")[0] == 0
     again = json.loads((out / "record.json").read_text())
     assert again["accuracy"] == record["accuracy"]
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_with_its_own_settings(run, refused, tmp_path, dig
     out = tmp_path / "a"
     assert run("quantize", *SMALL, "--preset", "quick", "--out", out)[0] == 0
     record = json.loads((out / "record.json").read_text())
-    (out / "record.json").write_text(json.dumps({**record, "status": "stopped", "error": "full"}))
+    Run(out).update_record(status="stopped", error="full")
     refused(2, "drop --preset", "quantize", "--resume", "--preset", "quick", "--out", out)
     assert run("quantize", "--resume", "--out", out)[0] == 0
     again = json.loads((out / "record.json").read_text())

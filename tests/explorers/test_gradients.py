@@ -12,6 +12,7 @@ from akt_lab.analysis.gradients import Case, study, synthetic_batches
 from akt_lab.errors import AktError
 from akt_lab.explorers import gradient_explorer, gradients
 from akt_lab.runs.folder import HISTORY, Run
+from akt_lab.runs.verified_json import read_lines
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,10 @@ def norms(digits):
 
 @pytest.fixture
 def copy(runs, tmp_path):
-    """A run of which a test may rewrite the history, and its lines."""
+    """A run of which a test may rewrite the history, and its rows."""
     run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
-    return run, (run / HISTORY).read_text().splitlines(keepends=True)
+    run.update_record(steps_done=0)  # a test may write more rows, or fewer
+    return run, [row for _, row in read_lines(run / HISTORY, "")]
 
 
 @pytest.fixture
@@ -50,20 +52,19 @@ def test_norms_of_a_watched_run(runs):
 
 
 def test_a_history_is_read_once_and_anew_when_it_was_written_to(copy, monkeypatch):
-    (run, lines), parsed, loads = copy, [], json.loads
-    monkeypatch.setattr(json, "loads", lambda s: parsed.append(s) or loads(s))
+    (run, rows), reads, history = copy, [], Run.history
+    monkeypatch.setattr(Run, "history", lambda self: reads.append(self.folder) or history(self))
     (first,) = gradients.of_runs([run])
     (second,) = gradients.of_runs([run])
-    read = [line.decode() for line in parsed if isinstance(line, bytes)]
-    assert read == lines  # and not twice
+    assert reads == [run.folder]  # and not twice
     assert np.shares_memory(second.values, first.values)
-    (run / HISTORY).write_text("".join([*lines, lines[-1]]))
+    run.append_history([{**rows[-1], "epoch": rows[-1]["epoch"] + 1, "step": 0}])
     (third,) = gradients.of_runs([run])
     assert np.array_equal(third.values, first.values[:, [*range(6), 5]])
 
 
 def test_a_step_without_norms_is_a_gap_and_a_broken_line_is_told(copy):
-    run, rows = copy[0], [json.loads(line) for line in copy[1]]
+    run, rows = copy
     (whole,) = gradients.of_runs([run])
     for row, some in ((rows[3], slice(0, 1)), (rows[5], slice(1, 3)), (rows[8], slice(None))):
         for name in [n for n in row if n.startswith("gradient/")][some]:
@@ -75,7 +76,7 @@ def test_a_step_without_norms_is_a_gap_and_a_broken_line_is_told(copy):
     expected[0, 0] = expected[1:3, 2] = expected[:, 5] = np.nan
     assert np.array_equal(found.values[places], expected, equal_nan=True)
     (run / HISTORY).write_text("{{{\n")
-    with pytest.raises(AktError, match="cannot be read"):
+    with pytest.raises(AktError, match="line 1, is damaged"):
         gradients.of_runs([run])
 
 
@@ -97,10 +98,10 @@ def test_cases_that_differ_in_what_the_ranges_observed_are_two(norms):
 
 
 def test_a_run_that_broke_off_is_shown_as_one(copy):
-    broken, lines = copy
-    last = json.loads(lines[-1])
-    last |= {name: float("nan") for name in last if name.startswith("gradient/")}
-    (broken / HISTORY).write_text("".join([*lines[:-1], json.dumps(last), '\n{"epo']))
+    broken, rows = copy
+    rows[-1] |= {name: float("nan") for name in rows[-1] if name.startswith("gradient/")}
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (broken / HISTORY).write_text("".join([*lines, '{"epo']))
     (found,) = gradients.of_runs([broken])
     assert found.values.shape[1] == 6
     assert np.isnan(found.values[:, -1]).all()

@@ -27,10 +27,11 @@ def test_a_follower_reads_each_line_once_and_waits_for_half_a_line(tmp_path):
 
 def test_a_follower_starts_over_when_a_resume_has_cut_the_file(tmp_path):
     run = Run(tmp_path)
+    run.update_record(settings={"steps": 50})
     write(tmp_path / "history.jsonl", steps(120))
     follower = History(tmp_path / "history.jsonl", 2)
     follower.read()
-    run.cut_history(100)
+    run.cut_history(2)
     write(tmp_path / "history.jsonl", steps(150, norm=2.0)[100:])  # longer than it was
     assert follower.read()
     assert follower.rows == 150

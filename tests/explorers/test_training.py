@@ -168,7 +168,7 @@ def test_what_is_no_run_folder_is_refused(place):
         ("file", "file is no run folder"),
         ("full", "full is no run folder"),
         (".", ". is no run folder: choose another folder, such as .-2"),
-        ("odd", "odd/record.json cannot be read"),
+        ("odd", "odd/record.json is damaged"),
         (" ", "name a folder"),
     ):
         shown.folder.value = name

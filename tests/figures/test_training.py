@@ -10,8 +10,9 @@ from akt_lab.runs.results import line_of
 
 def steps(loss, count=4):
     """A history: the warm-up's steps, and the student's."""
-    later = [{"epoch": 1, "student/kd": loss, "student/gradient_norm": loss}] * count
-    return [{"epoch": 0, "generator/ce": 1.0}, *later]
+    numbers = {"student/kd": loss, "student/gradient_norm": loss}
+    later = [{"epoch": 1, "step": step, **numbers} for step in range(count)]
+    return [{"epoch": 0, "step": 9, "generator/ce": 1.0}, *later]
 
 
 def test_a_column_for_each_method_and_setting(made):
