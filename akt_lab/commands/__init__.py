@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 failed on the way, 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from akt_lab import __version__
 from akt_lab.commands import demo, doctor, evaluate, figures, lab, methods, quantize, sweep, table
@@ -17,10 +20,20 @@ COMMANDS = {
     for module in (demo, quantize, evaluate, sweep, table, figures, methods, doctor, lab)
 }
 
+FULL = re.compile("OutOfMemoryError|can't allocate memory|not enough memory")  # PyTorch's words
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, that tells a mistake in one line; the options are in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each adds its own."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="akt-lab", description="See zero-shot quantization happen, and test its claims."
     )
     whole.add_argument("--version", action="version", version=f"akt-lab {__version__}")
@@ -32,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a class's name, say, in a console of Windows
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     whole = parser()
     options, rest = whole.parse_known_args(argv)
     if rest and options.command != "lab":  # whose server takes them
@@ -40,11 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command].run(options)
     except AktError as error:
-        print(f"akt-lab {options.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _end(options.command, str(error), 2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _end(options.command, f"{place}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or FULL.search(f"{type(error).__name__} {error}")):
+            raise
+        words = "not enough memory: try a smaller --batch-size, --image-size or --pool"
+        return _end(options.command, f"{words} ({error or 'MemoryError'})", 1)
     except KeyboardInterrupt:
         how = "--resume goes on from its last checkpoint, if it has one"
         if options.command != "quantize":
             how = "the same command goes on from it"
         print(f"\nstopped; what was saved is kept, and {how}", file=sys.stderr)
         return 130
+
+
+def _end(command: str, message: str, code: int) -> int:
+    print(f"akt-lab {command}: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _one_line(text: str) -> str:
+    """A file's name may hold the end of a line."""
+    return "\\n".join(text.splitlines())

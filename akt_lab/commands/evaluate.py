@@ -1,10 +1,11 @@
 """`akt-lab evaluate`: accuracy of a run's student, and of its teacher."""
 
 import argparse
-from pathlib import Path
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
-from akt_lab.commands.options import add_bench_options, device_of, given_bench, report
+from akt_lab.commands.options import add_bench_options, device_of, given_bench, path, report
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -16,7 +17,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         description="Accuracy of a run's student and its teacher; of a teacher alone without RUN.",
     )
     parser.add_argument(
-        "run", nargs="?", type=Path, default=None, metavar="RUN", help="a run's folder"
+        "run", nargs="?", type=path, default=None, metavar="RUN", help="a run's folder"
     )
     add_bench_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

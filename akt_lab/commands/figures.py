@@ -1,9 +1,8 @@
 """`akt-lab figures`: draw figures from runs."""
 
 import argparse
-from pathlib import Path
 
-from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders
+from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders, make_folder, path
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -13,9 +12,9 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     parser.add_argument(
-        "--runs", type=Path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
+        "--runs", type=path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
     )
-    parser.add_argument("--out", type=Path, default=FIGURES, help="folder for the figures")
+    parser.add_argument("--out", type=path, default=FIGURES, help="folder for the figures")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.runs.folder import find_runs
 
     gallery.check(options.names)  # before minutes of training
+    make_folder("--out", options.out)
     if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
         demo.train(DEMO_RUNS, seed=0, steps=50, workers=None)
     folders = figure_folders(options.runs, options.out)

@@ -11,6 +11,7 @@ from akt_lab.commands.options import (
     device_of,
     given_bench,
     given_settings,
+    path,
     report,
 )
 from akt_lab.errors import AktError, UsageError
@@ -33,7 +34,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     for option, how in SETTING_OPTIONS.items():
         parser.add_argument(option, **how)
     parser.add_argument(
-        "--out", type=Path, default=None, help="the run's folder (default: a new one in runs/)"
+        "--out", type=path, default=None, help="the run's folder (default: a new one in runs/)"
     )
     for option, about in (
         ("--resume", "go on with the run in --out"),

@@ -77,7 +77,7 @@ def test_one_s_own(tmp_path):
         ),
         ({"mean": None}, UsageError, "--mean and --std"),
         ({"mean": (0.5,)}, UsageError, "one number each"),
-        ({"std": (0.0, 1.0, 1.0)}, UsageError, "positive"),
+        ({"std": (0.0, 1.0, 1.0)}, UsageError, "from 0.001 to 1, not 0"),
         ({"mean": (0.5,), "std": (0.2,)}, AktError, "takes 3 channels"),
         ({"data": None}, UsageError, "needs --data DIR"),
         ({"data": "/nowhere"}, AktError, "no such folder"),
