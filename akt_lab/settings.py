@@ -263,7 +263,7 @@ def check(name: str, value: Any) -> None:
         elif not allowed.hold(each):
             raise UsageError(f"{name} must be {allowed.words}, not {each}")
         elif each > allowed.most:
-            raise UsageError(f"{name} must be at most {allowed.most:g}, not {each}")
+            raise UsageError(f"{name} must be at most {allowed.most}, not {each}")
 
 
 # ---- presets, and settings that are not read ----------------------------------------------------

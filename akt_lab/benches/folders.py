@@ -169,7 +169,7 @@ def _no_folder(path: Path) -> str:
 
 def _no_classes(folder: Path, top: list[os.DirEntry], classes: list[str]) -> str:
     """Why there are none: images lie here, one level up is meant; or the classes are below."""
-    if below := [name for name in classes if any(f.is_dir() for f in os.scandir(folder / name))]:
+    if below := [name for name in classes if any(f.is_dir() for f in (folder / name).iterdir())]:
         return (
             f"its folders are {', '.join(classes)}: name one of them, such as {folder / below[0]}"
         )

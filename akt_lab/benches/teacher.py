@@ -42,7 +42,8 @@ def call_factory(name: str) -> nn.Module:
     except AktError as error:
         raise AktError(f"--teacher {name}: {error}") from error
     except SystemExit as error:
-        last = (said.getvalue().strip() or f"exit code {error.code}").splitlines()[-1]
+        said_last = said.getvalue().strip() or error.code
+        last = str(said_last or "without a word").splitlines()[-1]
         raise AktError(
             f"--teacher {name}: its code ends the program ({last}): let what only a script needs "
             "stand below `if __name__ == '__main__':`"
@@ -53,6 +54,10 @@ def call_factory(name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         kind = "class" if isinstance(network, type) else type(network).__name__
         raise AktError(f"--teacher {name} returned a {kind}, not a network")
+    for tensor_name, t in network.state_dict(keep_vars=True).items():
+        if is_lazy(t) or t.is_meta or t.is_complex():
+            kind = "complex" if t.is_complex() else "not initialised"
+            raise AktError(f"--teacher {name}: {tensor_name} is {kind}, not of real numbers")
     return network.cpu().float()
 
 
@@ -61,6 +66,10 @@ def _call(module_name: str, function_name: str) -> Any:
     found = attrgetter(function_name)(importlib.import_module(module_name))
     if isinstance(found, nn.Module):
         network: Any = copy.deepcopy(found)  # each bench fills its own
+    elif not callable(found):
+        raise AktError(
+            f"it is of type {type(found).__name__}, not a function that returns a network"
+        )
     else:
         try:
             inspect.signature(found).bind()
@@ -95,10 +104,6 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
     Raises:
         AktError: if they do not fit, or are not finite; names the tensors.
     """
-    for name, t in network.state_dict(keep_vars=True).items():
-        if is_lazy(t) or t.is_meta or t.is_complex():
-            kind = "not initialised" if is_lazy(t) or t.is_meta else "complex"
-            raise AktError(f"the teacher's {name} is {kind}: return a network of real numbers")
     expected = network.state_dict()
     found = weights.read(path, source.member if source else None)
     tensors, more, notes = weights.fitted(found, expected, path)
@@ -111,11 +116,16 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
     for name, t in tensors.items():
         if (shape := tuple(t.shape)) != (wanted := tuple(expected[name].shape)):
             problems.append(f"{name} is {shape}, the network's {wanted}")
+        elif name.endswith("num_batches_tracked"):
+            pass  # nobody reads it
         elif t.is_floating_point() != expected[name].is_floating_point() or t.is_quantized:
             problems.append(f"{name} is {_type(t)}, the network's {_type(expected[name])}")
     if problems:
         several = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{several}")
+    for t in network.state_dict().values():
+        if 0 in t.stride() and t.numel() > 1:  # expanded: all its numbers are one
+            t.data = t.data.contiguous()
     network.load_state_dict(tensors, strict=False)
     _check_finite(network, path)
     kinds = {_type(t) for t in tensors.values() if t.is_floating_point()} - {"float32"}

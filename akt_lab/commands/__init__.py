@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a class's name, say, in a console of Windows
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we refuse it, in one line
     whole = parser()
     options, rest = whole.parse_known_args(argv)
     if rest and options.command != "lab":  # whose server takes them

@@ -25,8 +25,15 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Count what a student and its teacher get right."""
+    with redirect_stdout(sys.stderr):  # a network may print
+        result = _evaluated(options)
+    report(result, options)
+    return 0
+
+
+def _evaluated(options: argparse.Namespace) -> dict[str, Any]:
     from akt_lab.benches import BenchSpec, load_bench
-    from akt_lab.runs import networks, training
+    from akt_lab.runs import found, networks, training
     from akt_lab.runs.folder import Run
 
     given, made = given_bench(options), None
@@ -38,6 +45,5 @@ def run(options: argparse.Namespace) -> int:
     if made is not None:
         student, result["student"] = networks.load_student(made, bench)
         result["student_accuracy"] = training.evaluate(student, bench, progress=True)
-    result["teacher_accuracy"] = training.evaluate(bench.teacher, bench, progress=True)
-    report(result, options)
-    return 0
+    result["teacher_accuracy"] = found.judge(bench, progress=True)
+    return result

@@ -1,6 +1,8 @@
 """`akt-lab quantize`: one run."""
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,25 +48,34 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train one student, or go on with it."""
+    with redirect_stdout(sys.stderr):  # a network may print
+        result = _result(_trained(options))
+    report(result, options)
+    return 0
+
+
+def _trained(options: argparse.Namespace) -> "Run":
     from akt_lab.benches import load_bench
     from akt_lab.files import claim
-    from akt_lab.runs import training
+    from akt_lab.runs import found
     from akt_lab.runs.folder import Run, check_made_with, free_folder
     from akt_lab.runs.jobs import Job, do, name_of
 
     settings, spec = _begun(options) if options.resume else _new(options)
     device = device_of(options)
     bench = load_bench(spec, device, progress=True)
+    found.check_sizes(bench, settings)
+    teacher_accuracy = found.judge(bench, progress=True)
     out = options.out or free_folder(Path("runs") / name_of(settings, spec))
     run = Run.open(out) if options.resume else Run.create(out)
     with claim(run.folder, wait=False):
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
-        teacher_accuracy = training.evaluate(bench.teacher, bench, progress=True)
         if not run.done:
+            for line in found.about(bench, teacher_accuracy):
+                found.say(line)
             job = Job(settings, spec, run.folder, options.watch)
             do(job, run, bench, teacher_accuracy, progress=True)
-    report(_result(run), options)
-    return 0
+    return run
 
 
 def _new(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
