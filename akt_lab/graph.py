@@ -1,13 +1,14 @@
 """A network as a graph: traced, nothing changed in place, and what it shows while it runs.
 
-From the ground up: what a node does, tracing, feature maps and batch-norm statistics captured
-from a pass, and which maps AKT distils. The context managers leave no hook behind, whatever
-happens inside them.
+From the ground up: tracing, feature maps and batch-norm statistics captured from a pass, and
+which maps AKT distils. The context managers leave no hook behind, whatever happens inside them.
 """
 
 import copy
 import functools
 import inspect
+import operator
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,81 +18,64 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError, UsageError, unknown
-
-# ---- what a node does ---------------------------------------------------------------------------
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-CONVOLUTION = nn.modules.conv._ConvNd
-
-ACTIVATIONS = frozenset(
-    "relu relu6 leakyrelu prelu rrelu elu selu celu silu gelu mish hardswish hardtanh tanh "
-    "sigmoid hardsigmoid softplus".split()
+from akt_lab.operations import (
+    CONVOLUTION,
+    FLAT,
+    QUANTIZERS,
+    SEVERAL,
+    SUMS,
+    VIEWS,
+    activations,
+    from_images,
+    is_activation,
+    is_size,
+    layer,
+    operation,
 )
 
-# What may give back its input's memory; of modules, while they evaluate.
-VIEWS = frozenset(
-    "identity dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout flatten "
-    "unflatten view viewas reshape reshapeas ravel transpose permute t movedim moveaxis swapaxes "
-    "swapdims squeeze unsqueeze expand expandas broadcastto chunk tensorsplit split hsplit vsplit "
-    "unbind narrow select diagonal unfold getitem getattr contiguous detach to float typeas".split()
-)
-
-SIZES = ("size", "dim", "ndimension", "numel", "nelement", "get_device", "stride")
-
-
-def operation(network: fx.GraphModule, node: fx.Node) -> str:
-    """What a node does, in one word: `relu` of nn.ReLU, F.relu, torch.relu, x.relu and x.relu_."""
-    if node.op == "call_module":
-        name = type(network.get_submodule(str(node.target))).__name__
-    elif node.op in ("call_function", "call_method"):
-        name = getattr(node.target, "__name__", str(node.target))
-    else:
-        return ""
-    return name.replace("_", "").lower()
-
-
-def is_activation(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node of a traced network is an activation, in whatever form it is called."""
-    return operation(network, node) in ACTIVATIONS
-
-
-def is_size(node: fx.Node) -> bool:
-    """Whether a node is a tensor's shape or device, or a number that was computed from them."""
-    if node.op == "call_method":
-        return node.target in SIZES
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] in ("shape", "ndim", "dtype", "device")
-    numbers = node.all_input_nodes
-    own = getattr(node.target, "__module__", "") in ("_operator", "builtins", "math")
-    return own and bool(numbers) and all(map(is_size, numbers))
-
+__all__ = [
+    "capture_bn_inputs",
+    "capture_maps",
+    "insert_after",
+    "is_activation",
+    "map_layers",
+    "operation",
+    "residual_bodies",
+    "residual_sums",
+    "trace",
+]
 
 # ---- tracing ------------------------------------------------------------------------------------
+
+WRAPPERS = {
+    "DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
+}  # fmt: skip
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
     """A copy of `network` in eval mode as a graph in which nothing is changed in place.
 
     A feature map that is captured then keeps its value: torchvision's ResNet adds the skip to its
-    body's output in place. Names of layers and weights stay.
+    body's output in place. Names of layers and weights stay; `view` becomes `reshape`, which asks
+    for no memory layout; and each map that may be distilled is the output of a layer that runs
+    once: where it is an operation's, or a shared layer's, one that does nothing is put behind it.
 
     Raises:
-        AktError: if torch.fx cannot trace it (a branch on a tensor's value, say), or a change in
-            place is read through a view.
+        AktError: if torch.fx cannot trace it (a branch on a tensor's value, say), it gives more
+            than logits, or what it computes hangs on the memory layout: a change in place that is
+            read through a view.
     """
-    network = copy.deepcopy(network).eval()
-    try:
-        graph = fx.symbolic_trace(network)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AktError(
-            f"torch.fx cannot trace {type(network).__name__} ({reason}): its forward must not "
-            "branch or loop on the values of tensors"
-        ) from error
+    network = _copy(network).eval()
+    graph = _as_graph(network)
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node, number in order.items():
+        if node.op == "call_method" and node.target in ("view", "view_as"):
+            if not any(isinstance(size, torch.dtype) for size in node.args):
+                node.target = node.target.replace("view", "reshape")
+        elif (
+            operation(graph, node) in ("asstrided", "resize") or node.kwargs.get("out") is not None
+        ):
+            raise AktError(f"{node.name} writes or reads memory as it lies: use reshape or unfold")
         changed = next(iter(node.args or node.kwargs.values()), None)
         if _put_out_of_place(graph, node) and isinstance(changed, fx.Node) and not is_size(changed):
             _check_views(graph, changed, node, order)
@@ -100,8 +84,120 @@ def trace(network: nn.Module) -> fx.GraphModule:
     for module in graph.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
+    graph.graph.eliminate_dead_code()
+    _show_batch_norms(graph)
+    for number, node in enumerate(_body_ends(graph)):
+        if not _runs_once(graph, node):
+            _put_behind(graph, node, f"body_{number}")
     graph.recompile()
     return graph.eval()
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """A copy to be traced, out of its wrappers."""
+    while attribute := WRAPPERS.get(type(network).__name__):
+        network = getattr(network, attribute)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise AktError("a ScriptModule shows no layers: bring the Python class, and its weights")
+    kept: dict[int, Any] = {}  # what refuses to be copied: a lock; weight_norm's weight as it is
+    for module in network.modules():
+        own = {k: v for k, v in vars(module).items() if k not in ("_parameters", "_modules")}
+        for value in (*own.pop("_buffers").values(), *own.values()):
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                kept[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value
+    copied = copy.deepcopy(network, kept)
+    for module in list(copied.modules()):
+        for name, child in module.named_children():
+            if attribute := WRAPPERS.get(type(child).__name__):
+                setattr(module, name, getattr(child, attribute))
+        for name, weight in list(module._parameters.items()):
+            if (
+                weight is not None
+                and not weight.dtype.is_floating_point
+                and not weight.is_complex()
+            ):
+                del module._parameters[name]  # whole numbers do not learn
+                module.register_buffer(name, weight.detach())
+        for name, buffer in module._buffers.items():
+            if buffer is not None and 0 in buffer.stride():  # expanded: it could not be loaded
+                module._buffers[name] = buffer.clone(memory_format=torch.contiguous_format)
+    return copied
+
+
+def _as_graph(network: nn.Module) -> fx.GraphModule:
+    """A network as torch.fx traces it, as it is called: hooks, defaults and all."""
+    for module in list(network.modules()):
+        if _has_statistics(module) and torch_class(module) is None:
+            module.add_module(INPUT, BatchNormInput(module.running_mean, module.running_var))
+    if training := [name for name, module in network.named_modules() if module.training]:
+        raise AktError(f"{training[0] or 'the network'} stays in training mode after .eval()")
+    name = type(network).__name__
+    try:
+        graph = _Tracer().trace(network)
+        traced = fx.GraphModule(network, graph, name)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AktError(
+            f"torch.fx cannot trace {name} ({_where(error)}{reason}): its forward must take a "
+            "batch of images and must not branch or loop on values or shapes of tensors, nor "
+            "write into a part of one"
+        ) from error
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    if not isinstance(output.args[0], fx.Node):
+        raise AktError(
+            f"{name} returns a {type(output.args[0]).__name__}: wrap it in a network that returns "
+            "the logits alone"
+        )
+    return traced
+
+
+def _where(error: Exception) -> str:
+    """The last line of the user's own that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f
+        for f in frames
+        if "/torch/" not in f.filename.replace("\\", "/") and f.filename != __file__
+    ]
+    return (
+        f"{own[-1].filename.replace(chr(92), '/').split('/')[-1]}, line {own[-1].lineno}: "
+        if own
+        else ""
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Calls the network as its user does; a layer is what computes as one of torch.nn."""
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        names = [*inspect.signature(root_fn).parameters][1:]
+        images = self.create_proxy("placeholder", names[0] if names else "x", (), {})
+        return lambda network, x: network(x), [self.root, images]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m is not self.root and torch_class(m) is not None
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if place := m._modules.get(INPUT):
+            args = (
+                self.create_proxy("call_module", self.path_of_module(place), args[:1], {}),
+                *args[1:],
+            )
+        return super().call_module(m, forward, args, kwargs)
+
+
+def torch_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class of torch.nn as which a module computes, subclasses that add nothing included."""
+    own = {"forward"}.intersection(vars(module))  # put in its place by the user
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")):
+            changed = {name for name in own if hasattr(cls, name) and not name.startswith("__")}
+            plain = cls is not nn.Module and not issubclass(cls, nn.Sequential)
+            return cls if plain and changed <= {"reset_parameters", "extra_repr"} else None
+        own |= set(vars(cls))
+    return None
 
 
 def overwritten(x: Tensor, values: Tensor) -> Tensor:
@@ -246,6 +342,68 @@ class _ChannelStatistics(torch.autograd.Function):
         return torch.addcmul(offset.view(shape), slope.view(shape), x)  # (g_m + 2 g_v (x - m)) / n
 
 
+INPUT = "batch_norm_input"
+
+
+class BatchNormInput(nn.Identity):
+    """Stands before a batch norm that is no layer of torch.nn, and shows what it reads."""
+
+    def __init__(self, running_mean: Tensor, running_var: Tensor) -> None:
+        """Running mean and variance of the batch norm behind it, (C,) each."""
+        super().__init__()
+        self.eval().register_buffer("running_mean", running_mean, persistent=False)
+        self.register_buffer("running_var", running_var, persistent=False)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether it is a batch norm, of whatever class, with a running mean and variance."""
+    own = (module._buffers.get("running_mean"), module._buffers.get("running_var"))
+    norm = not isinstance(module, nn.modules.instancenorm._InstanceNorm)
+    return norm and all(isinstance(buffer, Tensor) for buffer in own)
+
+
+def _show_batch_norms(network: fx.GraphModule) -> None:
+    """Put a `BatchNormInput` before each `F.batch_norm` that applies statistics of its own."""
+    for node in [n for n in network.graph.nodes if n.target is F.batch_norm]:
+        given = (
+            dict(
+                zip(
+                    ("input", "running_mean", "running_var", "w", "b", "training"),
+                    node.args,
+                    strict=False,
+                )
+            )
+            | node.kwargs
+        )
+        x, *names = (given.get(k) for k in ("input", "running_mean", "running_var"))
+        if isinstance(layer(network, x), BatchNormInput) or given.get("training"):
+            continue
+        if all(isinstance(n, fx.Node) and n.op == "get_attr" for n in names):
+            network.add_submodule(
+                f"{node.name}_input",
+                BatchNormInput(*(operator.attrgetter(n.target)(network) for n in names)),
+            )
+            with network.graph.inserting_before(node):
+                node.replace_input_with(x, network.graph.call_module(f"{node.name}_input", (x,)))
+
+
+def batch_norms(network: fx.GraphModule) -> tuple[int, int]:
+    """How many batch norms' statistics `capture_bn_inputs` finds, and how many there are.
+
+    Those without a running mean and variance have nothing that images could match.
+    """
+    matched = total = 0
+    for node in network.graph.nodes:
+        module = layer(network, node)
+        if module is not None and _has_statistics(module):
+            matched, total = matched + 1, total + 1
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            total += 1
+        elif operation(network, node) == "batchnorm":
+            total += not isinstance(layer(network, node.all_input_nodes[0]), BatchNormInput)
+    return matched, total
+
+
 @contextmanager
 def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
     """Statistics of every batch norm's input, filled in by the forward pass inside the block.
@@ -259,7 +417,7 @@ def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor,
         mean, variance = _ChannelStatistics.apply(args[0])
         statistics.append((mean, variance, module.running_mean, module.running_var))  # type: ignore
 
-    norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = [module for module in network.modules() if _has_statistics(module)]
     handles = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
         yield statistics
@@ -273,23 +431,121 @@ def capture_bn_inputs(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor,
 PLACES = ("body", "sum", "relu")
 
 
+def _maps(network: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that give a map (B, C, H, W) of more than one place: no pooled vector, no gate."""
+    images = from_images(network)
+    maps: set[fx.Node] = set()
+    for node in (node for node in network.graph.nodes if node in images):
+        name, module = operation(network, node), layer(network, node)
+        rest = node.args[1:]
+        if name == "reshape":
+            flat = len(rest[0] if rest and isinstance(rest[0], tuple | list) else rest) != 4
+        elif name == "getitem":  # of a tensor's, or of several tensors
+            index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
+            several = operation(network, node.all_input_nodes[0]) in SEVERAL
+            flat = not several and any(isinstance(i, int | fx.Node) for i in index)
+        elif name.startswith("adaptive"):
+            size = getattr(module, "output_size", (*rest, *node.kwargs.values()))
+            flat = size in (1, (1, 1), [1, 1], (1,), ((1, 1),), ([1, 1],))
+        elif name in ("max", "min"):
+            flat = len(node.all_input_nodes) < 2  # of all positions
+        else:
+            flat = name in FLAT and not _addends(network, node)
+        other = isinstance(module, CONVOLUTION) and not isinstance(module, nn.Conv2d)
+        four = name == "reshape" or node.op == "placeholder"
+        if (
+            not flat
+            and not other
+            and (four or not maps.isdisjoint(_addends(network, node) or node.all_input_nodes))
+        ):
+            maps.add(node)
+    return maps
+
+
+def _addends(network: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """What a node adds up."""
+    name = operation(network, node)
+    if name == "sum" and operation(network, node.all_input_nodes[0]) == "stack":  # sum over maps
+        return (
+            node.all_input_nodes[0].all_input_nodes
+            if 0 in (*node.args[1:], *node.kwargs.values())
+            else []
+        )
+    return node.all_input_nodes if name in SUMS else []
+
+
 def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
-    """Each sum of two branches, with the end of its body: the one with more convolutions."""
-    depth: dict[fx.Node, int] = {}
-    found = []
+    """Each sum of maps, with the end of its body: the branch with most convolutions.
+
+    A sum of sums is one. Where its shallowest branch, the skip, was added last, the sum of the
+    others is the body.
+    """
+    maps, depth, sums = _maps(network), {}, {}
     for node in network.graph.nodes:
-        inputs = node.all_input_nodes
-        is_conv = isinstance(_layer(network, node), CONVOLUTION)
-        depth[node] = max((depth[i] for i in inputs), default=0) + is_conv
-        if operation(network, node) == "add" and len(inputs) == 2:
-            found.append((node, max(inputs, key=depth.__getitem__)))
-    return [(node, body) for node, body in found if body.op == "call_module"]
+        is_conv = isinstance(layer(network, node), CONVOLUTION)
+        depth[node] = max((depth[i] for i in node.all_input_nodes), default=0) + is_conv
+        addends = [i for i in _addends(network, node) if i in maps]
+        if len(addends) > 1 and len(addends) == len(_addends(network, node)):
+            sums[node] = addends
+
+    def does_nothing(node: fx.Node) -> bool:
+        return isinstance(layer(network, node), nn.Identity) or _is_quantizer(node)
+
+    def origin(node: fx.Node) -> fx.Node:
+        return origin(node.all_input_nodes[0]) if does_nothing(node) else node
+
+    def readers(node: fx.Node) -> list[fx.Node]:
+        return [r for u in node.users for r in (readers(u) if does_nothing(u) else [u])]
+
+    def branches(node: fx.Node) -> list[fx.Node]:
+        found = []
+        for addend in sums[node]:
+            inner = origin(addend)
+            found += branches(inner) if inner in partial else [addend]
+        return found
+
+    partial = {node for node in sums if len(readers(node)) == 1 and readers(node)[0] in sums}
+    found = []
+    for node in [node for node in sums if node not in partial]:
+        body = max(branches(node), key=depth.__getitem__)
+        skip = min(branches(node), key=depth.__getitem__)
+        for addend in sums[node]:
+            parts = branches(origin(addend)) if origin(addend) in partial else []
+            body = addend if body in parts and skip not in parts else body
+        while _is_quantizer(body):  # its map is taken before the rounding
+            body = body.all_input_nodes[0]
+        found.append((node, body))
+    return found
+
+
+def _is_quantizer(node: fx.Node) -> bool:
+    return node.op == "call_module" and str(node.target).startswith(f"{QUANTIZERS}.")
+
+
+def _body_ends(network: fx.GraphModule) -> list[fx.Node]:
+    """The nodes whose outputs `residual_bodies` names."""
+    if sums := residual_sums(network):
+        return list(dict.fromkeys(body for _, body in sums))
+    maps, kinds = _maps(network), (CONVOLUTION, nn.modules.batchnorm._BatchNorm, BatchNormInput)
+    nodes = [
+        node
+        for node in network.graph.nodes
+        if node in maps
+        and (isinstance(layer(network, node), kinds) or operation(network, node) == "batchnorm")
+    ]
+    return [node for node in nodes if not any(user in nodes for user in node.users)]
+
+
+def _runs_once(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a layer's only run, so that the layer's name names the node's output."""
+    uses = [n for n in network.graph.nodes if n.op == "call_module" and n.target == node.target]
+    return uses == [node]
 
 
 def residual_bodies(network: fx.GraphModule) -> list[str]:
     """Names of the layers whose outputs AKT distils: the end of each residual unit's body.
 
-    At each sum of two branches, the body is the branch with more convolutions before it; its map
+    At each sum of two maps, the body is the branch with more convolutions before it; its map
     is taken before the sum and the ReLU: 9 in ResNet-20. In a network without sums, the layers
     that feed the activations stand in: convolutions and batch norms that feed no other directly.
 
@@ -299,14 +555,15 @@ def residual_bodies(network: fx.GraphModule) -> list[str]:
     Raises:
         AktError: if there is neither.
     """
-    chosen = [body for _, body in residual_sums(network)]
-    if not chosen:
-        kinds = (CONVOLUTION, *BATCH_NORMS)
-        nodes = [node for node in network.graph.nodes if isinstance(_layer(network, node), kinds)]
-        chosen = [node for node in nodes if not any(user in nodes for user in node.users)]
-    if not chosen:
-        raise AktError("no convolutional feature map to distil: the network has no convolution")
-    return [str(node.target) for node in chosen]
+    names = []
+    for node in _body_ends(network):
+        if not _runs_once(network, node):  # `trace` has put a layer there
+            places = (u for u in node.users if type(layer(network, u)) is nn.Identity)
+            node = next(places, node)
+        names += [str(node.target)] * (node.op == "call_module")
+    if not names:
+        raise AktError("no convolutional feature map (B, C, H, W) to distil: the network has none")
+    return names
 
 
 def map_layers(network: fx.GraphModule, place: str = "body", last: int = 0) -> list[str]:
@@ -329,19 +586,33 @@ def map_layers(network: fx.GraphModule, place: str = "body", last: int = 0) -> l
     nodes = [node for node, _ in residual_sums(network)]
     if not nodes:
         raise UsageError(f"maps {place!r}: the network has no residual sum; use body")
-    names = []
+    names, ends = [], activations(network)
     for number, node in enumerate(nodes):
         if place == "relu":
-            after = [user for user in node.users if is_activation(network, user)]
+            after = [user for user in node.users if user in ends]
             if not after:
                 raise UsageError(
                     "maps 'relu': no activation follows a residual sum; use body or sum"
                 )
             node = after[0]
-        names.append(f"{place}_{number}")
-        insert_after(network, node, names[-1], nn.Identity())
+        names.append(_put_behind(network, node, f"{place}_{number}"))
     network.recompile()
     return names[-last:]
+
+
+def _put_behind(network: fx.GraphModule, node: fx.Node, name: str) -> str:
+    """Put a layer that does nothing behind a node; its name, which no other layer has."""
+    while hasattr(network, name):
+        name += "_"
+    insert_after(network, node, name, nn.Identity())
+    return name
+
+
+def behind(network: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """The last of the layers that do nothing and are all that reads a node; or the node itself."""
+    (user, *others) = node.users
+    does_nothing = not others and isinstance(layer(network, user), nn.Identity)
+    return behind(network, user) if does_nothing else node
 
 
 def insert_after(network: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
@@ -350,7 +621,3 @@ def insert_after(network: fx.GraphModule, node: fx.Node, name: str, layer: nn.Mo
     with network.graph.inserting_after(node):
         inserted = network.graph.call_module(name, (node,))
     node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
-
-
-def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -17,9 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
+from akt_lab import operations
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.graph import insert_after, is_activation, is_size, operation, trace
+from akt_lab.graph import behind, insert_after, torch_class, trace
+from akt_lab.operations import QUANTIZERS, from_images, operation
 
 GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
@@ -276,8 +279,8 @@ def quantize_model(
         weight_bits: 2 to 8, or a mapping from layer name to bits, `"*"` standing for the rest.
         act_bits: the same for activations: by the layer's name (all its uses) or by the use's
             name in the graph (`relu_1`).
-        first_bits: weight bits of the first weighted layer, in place of `weight_bits`.
-        last_bits: the same for the last.
+        first_bits: weight bits of the weighted layer that runs first, in place of `weight_bits`.
+        last_bits: the same for the one that runs last.
         ranges: how activation ranges are found, one of `RANGES`.
         gradient: straight-through rule, one of `GRADIENTS`.
 
@@ -287,51 +290,54 @@ def quantize_model(
             matrix that would stay in floating point: attention, recurrent cells, `x @ self.weight`.
     """
     student = trace(teacher)
-    weighted = _weighted_layers(student)
-    activations = [node for node in student.graph.nodes if is_activation(student, node)]
-    by_layer = _resolve(weight_bits, {name: (name,) for name in weighted}, "layer")
-    for name, bits in ((weighted[0], first_bits), (weighted[-1], last_bits)):
+    runs = _weighted_layers(student)
+    ends = operations.activations(student)
+    by_layer = _resolve(weight_bits, {name: (name,) for name in runs}, "layer")
+    for name, bits in ((runs[0], first_bits), (runs[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
-    uses = {node.name: (node.name, str(node.target)) for node in activations}
+    uses = {node.name: (node.name, str(node.target)) for node in ends}
     by_use = _resolve(act_bits, uses, "activation")
-    for name in weighted:
+    for name, bits in by_layer.items():
         layer = student.get_submodule(name)
-        layer.__class__ = QUANTIZED[type(layer)]  # our own copy: weights and names stay
-        layer.weight_bits, layer.gradient = by_layer[name], gradient  # type: ignore[assignment]
-    for node in activations:
+        layer.__class__ = QUANTIZED[torch_class(layer)]  # our own copy: weights and names stay
+        layer.weight_bits, layer.gradient = bits, gradient  # type: ignore[assignment]
+    for node in ends:
         quantizer = ActivationQuantizer(by_use[node.name], ranges, gradient)
-        insert_after(student, node, f"activation_quantizers.{node.name}", quantizer)
+        place = behind(student, node)  # a map is taken before the rounding
+        insert_after(student, place, f"{QUANTIZERS}.{node.name}", quantizer)
     student.recompile()
     return student.eval()
 
 
 def _weighted_layers(student: fx.GraphModule) -> list[str]:
-    """Names of the layers to quantize, in the order in which they first run.
+    """Names of the layers to quantize, once for each time that they run, in that order.
 
     Raises:
         AktError: if a matrix of the network's would stay in floating point, or there is no layer.
     """
     names = []
-    images: set[fx.Node] = set()  # what depends on the input's values
+    images = from_images(student)
     weights: dict[fx.Node, int] = {}  # what is made of parameters and buffers alone; their axes
     for node in student.graph.nodes:
         inputs, kind = node.all_input_nodes, operation(student, node)
         held = [weights[i] for i in inputs if i in weights]
-        if node.op == "placeholder" or (images.intersection(inputs) and not is_size(node)):
-            images.add(node)
-        elif node.op == "get_attr":
+        if node.op == "get_attr":
             weights[node] = getattr(operator.attrgetter(node.target)(student), "ndim", 0)
-        elif held:
+        elif held and node not in images:
             weights[node] = max(held)
         if node.op == "call_module":
             layer = student.get_submodule(node.target)
             matrix = any(p.ndim > 1 or nn.parameter.is_lazy(p) for p in layer.parameters())
-            if type(layer) in QUANTIZED:
+            if torch_class(layer) in QUANTIZED and not parametrize.is_parametrized(layer):
                 names.append(node.target)
             elif matrix and not isinstance(layer, IN_FLOAT):
                 raise AktError(
-                    f"{node.target}: a {type(layer).__name__} cannot be quantized (yet): build it "
-                    "of nn.Conv1d, nn.Conv2d and nn.Linear"
+                    f"{node.target}: a {type(layer).__name__} cannot be quantized (yet): "
+                    + (
+                        "fold it in first, by torch.nn.utils.parametrize.remove_parametrizations"
+                        if parametrize.is_parametrized(layer)
+                        else "build it of nn.Conv1d, nn.Conv2d and nn.Linear"
+                    )
                 )
             continue
         module = getattr(node.target, "__module__", None) or "torch"  # torch.fx looks not inside
@@ -342,11 +348,15 @@ def _weighted_layers(student: fx.GraphModule) -> list[str]:
                 f"{node.name} applies a weight by a function call, which would stay in floating "
                 "point: make it a layer, nn.Linear say"
             )
+    for name, weight in student.named_parameters():
+        if weight.is_complex() or not (nn.parameter.is_lazy(weight) or weight.isfinite().all()):
+            what = "is complex" if weight.is_complex() else "holds a NaN or an infinity"
+            raise AktError(f"{name} {what}: no grid has a place for it")
     if not names:
         raise AktError(
             f"{student._get_name()} has nothing to quantize: no convolution and no linear layer"
         )
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> dict[str, int]:
@@ -386,6 +396,17 @@ def freeze_ranges(student: nn.Module) -> None:
 # ---- what a student takes -----------------------------------------------------------------------
 
 
+def quantized_layers(student: nn.Module) -> list[str]:
+    """Names of the layers of `student` whose weights are quantized."""
+    return [name for name, layer in student.named_modules() if isinstance(layer, _QuantizedWeight)]
+
+
+def quantized_activations(student: nn.Module) -> list[str]:
+    """Names of the uses of activations of `student` that are quantized, as `act_bits` takes them."""
+    found = (n for n, m in student.named_modules() if isinstance(m, ActivationQuantizer))
+    return [name.removeprefix(f"{QUANTIZERS}.") for name in found]
+
+
 def stays_in_float(student: nn.Module) -> list[str]:
     """Names of the parameters of more than one axis that `student` keeps in floating point.
 
@@ -399,6 +420,15 @@ def stays_in_float(student: nn.Module) -> list[str]:
         for parameter, weight in layer.named_parameters(recurse=False)
         if weight.ndim > 1
     ]
+
+
+def activations_in_float(student: fx.GraphModule) -> list[str]:
+    """Where new values reach a quantized layer of `student` unrounded: `mul into layer1.conv`.
+
+    Empty for ordinary convolutional networks. What is no activation is not named: the images,
+    sums, pooled features and what a batch norm or another norm makes.
+    """
+    return [f"{node.name} into {layer}" for node, layer in operations.unrounded(student).items()]
 
 
 def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:
