@@ -49,7 +49,7 @@ def list_images(folder: Path) -> Listed:
             raise AktError(f"--data {folder}: {_no_classes(folder, top, classes)}")
         left_out["beside the class folders"] = len(top) - len(names)
         roots = [str(folder / name) for name in classes]
-        met = {os.path.realpath(place) for place in (folder, *roots)}
+        met = {os.path.realpath(place) for place in (str(folder), *roots)}
         found = [(n, *each) for n, root in enumerate(roots) for each in _walk(root, met, left_out)]
     except OSError as error:
         raise AktError(

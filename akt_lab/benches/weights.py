@@ -25,7 +25,9 @@ OTHERS = {  # how files begin that are something else
     b"\x1f\x8b": "it is compressed: unpack it",
     b"GGUF": f"it is a GGUF file, whose weights are quantized already: {SAVE}",
 }
-HARMLESS = [argparse.Namespace, np.dtype, np.bool_, np.float64().__reduce__()[0]]  # in checkpoints
+SCALAR: Any = np.float64().__reduce__()[0]
+HARMLESS: list[Any] = [argparse.Namespace, np.dtype]  # stand in checkpoints, and call nothing
+HARMLESS += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 HARMLESS += [type(np.dtype(name)) for name in ("bool", "f4", "f8", "i4", "i8")]
 
 

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _evaluated(options: argparse.Namespace) -> dict[str, Any]:
     from akt_lab.benches import BenchSpec, load_bench
-    from akt_lab.runs import found, networks, training
+    from akt_lab.runs import networks, training
     from akt_lab.runs.folder import Run
 
     given, made = given_bench(options), None
@@ -45,5 +45,5 @@ def _evaluated(options: argparse.Namespace) -> dict[str, Any]:
     if made is not None:
         student, result["student"] = networks.load_student(made, bench)
         result["student_accuracy"] = training.evaluate(student, bench, progress=True)
-    result["teacher_accuracy"] = found.judge(bench, progress=True)
+    result["teacher_accuracy"] = training.judge(bench, progress=True)
     return result

@@ -57,21 +57,24 @@ def run(options: argparse.Namespace) -> int:
 def _trained(options: argparse.Namespace) -> "Run":
     from akt_lab.benches import load_bench
     from akt_lab.files import claim
-    from akt_lab.runs import found
+    from akt_lab.runs import found, training
     from akt_lab.runs.folder import Run, check_made_with, free_folder
     from akt_lab.runs.jobs import Job, do, name_of
+    from akt_lab.runs.networks import look
 
     settings, spec = _begun(options) if options.resume else _new(options)
     device = device_of(options)
     bench = load_bench(spec, device, progress=True)
     found.check_sizes(bench, settings)
-    teacher_accuracy = found.judge(bench, progress=True)
+    networks = look(bench, settings)
+    teacher_accuracy = training.judge(bench, progress=True)
     out = options.out or free_folder(Path("runs") / name_of(settings, spec))
     run = Run.open(out) if options.resume else Run.create(out)
     with claim(run.folder, wait=False):
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
         if not run.done:
-            for line in found.about(bench, teacher_accuracy):
+            lines = found.about(bench, teacher_accuracy) + found.about_networks(networks, settings)
+            for line in lines:
                 found.say(line)
             job = Job(settings, spec, run.folder, options.watch)
             do(job, run, bench, teacher_accuracy, progress=True)
@@ -86,8 +89,12 @@ def _new(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
     given = given_settings(options)
     settings, spec = Settings(**with_preset(given)), BenchSpec(**given_bench(options))
     check_read([settings], given)
-    if options.out is not None and options.out.exists():
-        Run.create(options.out)  # says so now if it is in use
+    if options.out is not None:
+        if options.out.exists():
+            Run.create(options.out)  # says so now if it is in use
+        nearest = next(folder for folder in options.out.absolute().parents if folder.exists())
+        if not nearest.is_dir():
+            raise AktError(f"--out {options.out}: {nearest} is a file, not a folder")
     return settings, spec
 
 

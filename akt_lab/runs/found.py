@@ -5,45 +5,16 @@ import os
 import sys
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
-from akt_lab.benches.fit import check_logits
 from akt_lab.errors import AktError
 from akt_lab.generator import Generator
 from akt_lab.methods import get_method
-from akt_lab.runs.training import evaluate
+from akt_lab.runs.networks import Found
 from akt_lab.settings import Settings
 
-SHOWN = 3  # classes, besides the last
-
-
-def judge(bench: Bench, progress: bool = False) -> float:
-    """The teacher's accuracy, in percent; warns where it is that of guessing.
-
-    Raises:
-        AktError: logits that are not finite, or are probabilities.
-    """
-    low, high = [], []
-
-    def look(logits: Tensor) -> None:
-        check_logits(logits)
-        low.append(logits.amin(0))
-        high.append(logits.amax(0))
-
-    accuracy = evaluate(bench.teacher, bench, progress, look)
-    chance = 1 / bench.num_classes
-    spread = min(chance / 2, 2 * math.sqrt(chance * (1 - chance) / len(bench.images)))
-    warning = ""
-    if len(bench.images) > 1 and torch.equal(torch.stack(low).amin(0), torch.stack(high).amax(0)):
-        warning = "the teacher's logits are the same for every image"
-    elif bench.num_classes > 1 and accuracy <= 100 * (chance + spread):
-        warning = f"the teacher's {accuracy:.2f}% are those of guessing among {bench.num_classes}"
-    if warning and progress:
-        say(f"{bench.name}: {warning}: look at the order of classes, --mean and --std, "
-            "--image-size, --weights")  # fmt: skip
-    return accuracy
+SHOWN = 3  # of many names
 
 
 def about(bench: Bench, accuracy: float) -> list[str]:
@@ -59,6 +30,32 @@ def about(bench: Bench, accuracy: float) -> list[str]:
         f"images    {size} in {colour}, mean {next(scale)}, std {next(scale)}",
         f"classes   {bench.num_classes}: {', '.join(names)}",
     ]
+
+
+def about_networks(networks: Found, settings: Settings) -> list[str]:
+    """Layers, activations, feature maps and batch norms, in two lines."""
+    matched, norms = networks.batch_norms
+    return [
+        f"networks  {len(networks.layers)} layers and {len(networks.activations)} activations "
+        f"quantized, {settings.bits}; batch norms matched: {matched} of {norms}",
+        f"maps      {len(networks.maps)} distilled: {_few(networks.maps)}"
+        if networks.maps
+        else f"maps      none distilled by {settings.method}",
+    ]
+
+
+def in_float(name: str, networks: Found) -> list[str]:
+    """What is not quantized, of the bench of this name; nothing where all is."""
+    lines = []
+    if networks.float_weights:
+        lines.append(f"{name}: stays in float: {', '.join(networks.float_weights)}")
+    if unrounded := networks.float_activations:
+        lines.append(f"{name}: {len(unrounded)} reach a layer unrounded: {_few(unrounded)}")
+    return lines
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def check_sizes(bench: Bench, settings: Settings) -> None:

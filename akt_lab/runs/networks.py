@@ -43,10 +43,7 @@ def prepare(
     Where the method's images are optimised once, they are made here, or found in the cache.
     """
     teacher, student = make_networks(bench, settings)
-    layers: list[str] = []
-    if settings.uses_features or get_method(settings.method).map_terms:  # the same in both
-        where = settings.maps, settings.last_maps
-        _, layers = map_layers(student, *where), map_layers(teacher, *where)
+    layers = _maps(teacher, student, settings)
     for graph in (teacher, student):
         speed_up(graph, keep=layers)
         graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
@@ -91,16 +88,35 @@ class Found:
     batch_norms: tuple[int, int]
 
 
+def _maps(teacher: fx.GraphModule, student: fx.GraphModule, settings: Settings) -> list[str]:
+    """Layers whose outputs are distilled, the same in both; none where the method distils none."""
+    if not (settings.uses_features or get_method(settings.method).map_terms):
+        return []
+    where = settings.maps, settings.last_maps
+    _, layers = map_layers(student, *where), map_layers(teacher, *where)
+    return layers
+
+
+def look(bench: Bench, settings: Settings) -> Found:
+    """What `prepare` will find in the networks of a run, but for making its images."""
+    teacher, student = make_networks(bench, settings)
+    return _found(teacher, student, _maps(teacher, student, settings))
+
+
 def found(training: Training) -> Found:
     """What `prepare` found in the networks of a run."""
-    student: Any = training.student
+    teacher: Any = training.teacher
+    return _found(teacher, training.student, training.layers)
+
+
+def _found(teacher: fx.GraphModule, student: Any, maps: list[str]) -> Found:
     return Found(
         quantized_layers(student),
         quantized_activations(student),
         stays_in_float(student),
         activations_in_float(student),
-        training.layers,
-        batch_norms(training.teacher),  # type: ignore[arg-type]
+        maps,
+        batch_norms(teacher),
     )
 
 

@@ -138,7 +138,7 @@ COMMANDS = [
     (1, "/ already exists", "quantize --out /"),
     (1, "file already exists", "quantize --out file"),
     (1, "is not a run folder", "quantize --resume --out file"),
-    (1, "Not a directory", f"{TRAIN} --out file/run"),
+    (1, "file is a file, not a folder", f"{TRAIN} --out file/run"),
     (2, "--scheduler: must name something", "sweep --out s --scheduler ''"),
     (2, "--scheduler: must name something", "sweep --out s --scheduler 'a\0b'"),
     (2, "whole number value: 'many'", "sweep --out s --workers many"),
