@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 from akt_lab.benches.digits import load_digits
 from akt_lab.benches.downloads import fetch
 from akt_lab.benches.fit import check_fits
+from akt_lab.benches.folders import check_folder
 from akt_lab.benches.images import LARGEST, FolderImages, normalise, read_cifar, read_image_folder
 from akt_lab.benches.known import BENCHES, KNOWN, Known
 from akt_lab.benches.teacher import call_factory, load_weights
-from akt_lab.errors import AktError, UsageError, unknown
+from akt_lab.errors import AktError, UsageError, one_line, unknown
 from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
 from akt_lab.settings import is_of
 
@@ -197,7 +198,7 @@ def load_bench(
     notes += check_fits(teacher.eval(), normalise(images[:2], mean, std), names)
     if progress:
         for note in notes:
-            tqdm.write(f"{spec.name}: {note}", file=sys.stderr)
+            tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)
     teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore
     place = torch.device(device)
     return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes))
@@ -274,6 +275,8 @@ def _check_complete(spec: BenchSpec) -> None:
             else f"no file {spec.weights}"
         )
         raise AktError(f"--weights: {why}")
+    if spec.data is not None:
+        check_folder(Path(spec.data))
     if spec.image_size is not None and not 1 <= spec.image_size <= LARGEST:
         raise UsageError(f"--image-size must be from 1 to {LARGEST} pixels, not {spec.image_size}")
     if spec.teacher is not None and not (spec.mean and spec.std):

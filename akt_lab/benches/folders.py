@@ -38,8 +38,7 @@ def list_images(folder: Path) -> Listed:
     Raises:
         AktError: what is no folder of classes with images in each, or cannot be read.
     """
-    if not folder.is_dir():
-        raise AktError(f"--data {folder}{_no_folder(folder)}")
+    check_folder(folder)
     left_out: Counter[str] = Counter()
     try:
         top = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -64,6 +63,20 @@ def list_images(folder: Path) -> Listed:
     if why := _why(left_out):
         notes.append(f"--data {folder}{why}")
     return Listed([path for _, path in kept], [n for n, _ in kept], tuple(classes), notes)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse with an AktError what is no folder; says what it is."""
+    if not path.exists():
+        raise AktError(f"--data {path}: no such folder")
+    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        raise AktError(
+            f"--data {path} is an archive: unpack it, and name the folder of class folders in it"
+        )
+    if not path.is_dir():
+        raise AktError(
+            f"--data {path} is not a folder: name one with a folder of images for each class"
+        )
 
 
 @cache
@@ -157,14 +170,6 @@ def _ordered(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
 
 
 # ---- what is wrong with it -----------------------------------------------------------------------
-
-
-def _no_folder(path: Path) -> str:
-    if not path.exists():
-        return ": no such folder"
-    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
-        return " is an archive: unpack it, and name the folder of class folders in it"
-    return " is not a folder: name one with a folder of images for each class"
 
 
 def _no_classes(folder: Path, top: list[os.DirEntry], classes: list[str]) -> str:

@@ -189,7 +189,9 @@ def decode_image(data: bytes, channels: int, size: int) -> Tensor:
 
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as picture:
-            fitted = _fitted(ImageOps.exif_transpose(picture), channels, size, None, set())
+            upright = ImageOps.exif_transpose(picture)
+            upright.format = picture.format  # which a copy lacks, and tells the scale
+            fitted = _fitted(upright, channels, size, None, set())
     except Exception as error:  # whatever a broken or a hostile file can raise
         raise AktError(
             f"this file is not an image that can be read ({_reason(error)}): try a PNG or a JPEG"

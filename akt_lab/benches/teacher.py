@@ -123,7 +123,7 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
     if problems:
         several = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{several}")
-    for t in network.state_dict().values():
+    for t in network.state_dict(keep_vars=True).values():
         if 0 in t.stride() and t.numel() > 1:  # expanded: all its numbers are one
             t.data = t.data.contiguous()
     network.load_state_dict(tensors, strict=False)

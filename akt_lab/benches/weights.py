@@ -43,10 +43,11 @@ def read(path: Path, member: str | None = None) -> Mapping[Any, Any]:
         data = path.read_bytes()
         if member:
             data = zipfile.ZipFile(io.BytesIO(data)).read(member)
+        other = _other(path, data)
     except Exception as error:  # whatever a broken file can raise
         raise AktError(f"{path} is not a file of weights ({_first_line(error)})") from error
-    if reason := _other(path, data):
-        raise AktError(f"{path} is not a file of weights: {reason}")
+    if other:
+        raise AktError(f"{path} is not a file of weights: {other}")
     if data[8:9] == b"{" or path.suffix == ".safetensors":
         return load_tensors(path)[0]
     try:

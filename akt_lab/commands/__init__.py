@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from akt_lab import __version__
 from akt_lab.commands import demo, doctor, evaluate, figures, lab, methods, quantize, sweep, table
-from akt_lab.errors import AktError, UsageError
+from akt_lab.errors import AktError, UsageError, one_line
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,10 +79,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end(command: str, message: str, code: int) -> int:
-    print(f"akt-lab {command}: {_one_line(message)}", file=sys.stderr)
+    print(f"akt-lab {command}: {one_line(message)}", file=sys.stderr)
     return code
-
-
-def _one_line(text: str) -> str:
-    """A file's name may hold the end of a line."""
-    return "\\n".join(text.splitlines())

@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, one_line
 from akt_lab.generator import Generator
 from akt_lab.methods import get_method
 from akt_lab.runs.networks import Found
@@ -95,5 +95,5 @@ def _memory(device: torch.device) -> float:
 
 
 def say(line: str) -> None:
-    """On standard error, above progress bars; a name in it may hold the end of a line."""
-    tqdm.write("\\n".join(line.splitlines()), file=sys.stderr)
+    """On standard error, above progress bars."""
+    tqdm.write(one_line(line), file=sys.stderr)

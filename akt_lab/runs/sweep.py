@@ -8,7 +8,6 @@ from its checkpoint; one that ended is never done again.
 import functools
 import os
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence

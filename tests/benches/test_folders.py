@@ -2,14 +2,19 @@
 
 import os
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from akt_lab.benches import folders
 from akt_lab.benches.bench import load_bench
+from akt_lab.benches.digits import DigitsNet
 from akt_lab.benches.folders import list_images
 from akt_lab.errors import AktError
 from tests.benches.test_bench import own, write_images
@@ -105,15 +110,9 @@ def test_numbers_are_in_their_order(tmp_path):
 
 def test_an_older_run_notices_the_new_order(tmp_path, monkeypatch):
     """What it recorded was made with classes in the order of text."""
-    from akt_lab.benches import folders
-
     data = write_images(tmp_path / "twelve", classes=[str(n) for n in range(12)], count=1)
     spec = own(tmp_path, data=str(data), teacher="tests.benches.test_folders:teacher_of_12")
-    import torch
-
     torch.save(teacher_of_12().state_dict(), tmp_path / "w.pth")
-    from dataclasses import replace
-
     spec = replace(spec, weights=str(tmp_path / "w.pth"))
     now = load_bench(spec, progress=False)
     monkeypatch.setattr(folders, "_ordered", lambda folder, names: (names, []))
@@ -122,8 +121,6 @@ def test_an_older_run_notices_the_new_order(tmp_path, monkeypatch):
 
 
 def teacher_of_12():
-    from akt_lab.benches.digits import DigitsNet
-
     return DigitsNet(4, 3, 12)
 
 
@@ -154,15 +151,11 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 def test_any_names(tmp_path_factory, names):
     """Of files and folders: those that are not UTF-8, too."""
     folder = os.fsencode(tmp_path_factory.mktemp("data"))
+    image = put(Path(os.fsdecode(folder)), "class/z.png").joinpath("class", "z.png").read_bytes()
     for name in names:
         with suppress(OSError, ValueError):
             os.makedirs(os.path.join(folder, b"class", name.replace(b"/", b"")))
         with suppress(OSError, ValueError):
-            Image.new("L", (4, 4)).save(
-                open(os.path.join(folder, b"class", name + b".x"), "xb"), "png"
-            )
-    Image.new("L", (4, 4)).save(os.fsdecode(os.path.join(folder, b"class", b"z.png")))
-    from pathlib import Path
-
+            Path(os.fsdecode(os.path.join(folder, b"class", name + b".x"))).write_bytes(image)
     listed = list_images(Path(os.fsdecode(folder)))
     assert listed.classes == ("class",)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from akt_lab.benches.images import decode_image, read_image_folder
 from akt_lab.errors import AktError
+from tests.faults import one_line
 
 RAMP = np.linspace(0, 1, 32 * 32).reshape(32, 32)
 BYTES = np.rint(RAMP * 255).astype("u1")
@@ -46,6 +47,7 @@ def rgba(alpha):
     return Image.merge("RGBA", [*[Image.fromarray(BYTES)] * 3, alpha])
 
 
+BLACK = [Image.new("L", (32, 32))]
 WIDE = np.rint(RAMP * 65535).astype("u2")
 MODES = {
     "8-bit grey": (saved(Image.fromarray(BYTES)), None),
@@ -69,11 +71,11 @@ MODES = {
     "CMYK": (saved(Image.fromarray(BYTES).convert("CMYK"), "tiff"), None),
     "YCbCr": (saved(Image.fromarray(BYTES).convert("YCbCr"), "tiff"), None),
     "animated GIF": (
-        saved(Image.fromarray(BYTES), "gif", save_all=True, append_images=[Image.new("L", (32, 32))]),
+        saved(Image.fromarray(BYTES), "gif", save_all=True, append_images=BLACK),
         "of several frames the first counts",
     ),
     "pages of a TIFF": (
-        saved(Image.fromarray(BYTES), "tiff", save_all=True, append_images=[Image.new("L", (9, 9))]),
+        saved(Image.fromarray(BYTES), "tiff", save_all=True, append_images=BLACK),
         "of several frames the first counts",
     ),
 }  # fmt: skip
@@ -135,7 +137,7 @@ GOOD = {
     "gif": MODES["animated GIF"][0],
     "tiff": saved(Image.fromarray(WIDE), "tiff"),
     "webp": saved(Image.fromarray(BYTES).convert("RGB"), "webp"),
-    "bmp": saved(palette().convert("RGB"), "bmp"),
+    "bmp": saved(Image.fromarray(BYTES).convert("P"), "bmp"),
 }
 
 
@@ -155,14 +157,10 @@ def test_only_akt_errors_from_damaged_files(tmp_path_factory, form, flips, lengt
     folder = tmp_path_factory.getbasetemp() / "damaged"
     (folder / "a").mkdir(parents=True, exist_ok=True)
     (folder / "a" / "0.png").write_bytes(data)
-    for reading in (
-        lambda: decode_image(data, 3, 16),
-        lambda: read_image_folder(folder, 1, 16, progress=False),
-    ):
-        try:
-            reading()
-        except AktError as error:
-            assert "\n" not in str(error)
+    with one_line():
+        decode_image(data, 3, 16)
+    with one_line():
+        read_image_folder(folder, 1, 16, progress=False)
 
 
 @settings(max_examples=100, deadline=None)
@@ -172,7 +170,5 @@ def test_only_akt_errors_from_damaged_files(tmp_path_factory, form, flips, lengt
 )
 @pytest.mark.filterwarnings("ignore")
 def test_only_akt_errors_from_any_bytes(data, start):
-    try:
+    with one_line():
         decode_image(start + data, 3, 16)
-    except AktError as error:
-        assert "\n" not in str(error)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from akt_lab.benches.teacher import load_weights
 from akt_lab.benches.weights import fitted, read
 from akt_lab.errors import AktError
+from tests.faults import one_line
 
 
 def net(seed=0):
@@ -54,7 +55,7 @@ WRAPPED = {  # what a file holds, and what is said
     "the same twice": ({"state_dict": RIGHT, "best": RIGHT}, ["'state_dict', not of 'best'"]),
     "module": (under("module."), ["those of 'module.'"]),
     "compiled": (under("_orig_mod."), []),
-    "compiled in parts": ({f"0._orig_mod.{n[2:]}" if n[0] == "0" else n: t for n, t in RIGHT.items()}, []),
+    "compiled in parts": ({n.replace("0.", "0._orig_mod."): t for n, t in RIGHT.items()}, []),
     "of Lightning": (
         {"state_dict": under("model.") | {"loss.weight": torch.ones(9)}, "epoch": 1},
         ["those of 'state_dict: model.'", "1 tensors beside them are left out: loss.weight"],
@@ -149,11 +150,8 @@ def test_only_akt_errors_from_damaged_files(files, name, flips, length, cut):
         data[int(place * (len(data) - 1))] ^= change
     path = files / f"damaged-{name}"
     path.write_bytes(data[: int(length * len(data))] if cut else data)
-    try:
+    with one_line(naming=path.name):
         load_weights(net(), path)
-    except AktError as error:
-        assert "\n" not in str(error)
-        assert path.name in str(error)
 
 
 @settings(max_examples=50, deadline=None)
@@ -161,10 +159,8 @@ def test_only_akt_errors_from_damaged_files(files, name, flips, length, cut):
 def test_only_akt_errors_from_any_bytes(files, data, start):
     for path in (files / "any.pth", files / "any.safetensors"):
         path.write_bytes(start.encode("latin1") + data)
-        try:
+        with one_line(naming=path.name):
             read(path)
-        except AktError as error:
-            assert "\n" not in str(error)
 
 
 def test_a_huge_header_is_not_believed(tmp_path):
