@@ -93,7 +93,7 @@ COMMANDS = [
     (2, "seed must be at most", "sweep --out s --seeds 0 99999999999999999999"),
     (2, "batch_size must be at most 1000000", "quantize --batch-size 1000000000000"),
     (2, "batch_size must be at least 1", "quantize --batch-size -4"),
-    (2, "pool must be at most 1000000", "quantize --method genie --pool 1000000000000"),
+    (2, "pool must be at most 1000000", "quantize --method hast --pool 1000000000000"),
     (2, "epochs must be at most 1000000", "quantize --epochs 1000000001"),
     (2, "steps must be at least 1", "quantize --steps 0"),
     (2, "eval_every must be at least 1", "quantize --eval-every 0"),

@@ -80,6 +80,6 @@ def test_sizes_that_no_memory_holds(digits, monkeypatch):
         found.check_sizes(digits, Settings(batch_size=10**6))
     assert "take 3 GB at least, and cpu has 2 GB" in str(caught.value)
     with pytest.raises(AktError, match="smaller .*--pool"):
-        found.check_sizes(digits, Settings(method="genie", pool=10**6, batch_size=16))
+        found.check_sizes(digits, Settings(method="hast", pool=10**6, batch_size=16))
     monkeypatch.undo()
     assert 1e8 < found._memory(torch.device("cpu")) < 1e16
