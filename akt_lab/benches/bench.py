@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from akt_lab.benches.known import BENCHES, KNOWN, Known
 from akt_lab.benches.teacher import call_factory, load_weights
 from akt_lab.errors import AktError, UsageError, unknown
 from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
+from akt_lab.graph import trace
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
 
@@ -175,6 +176,8 @@ def load_bench(
         std = spec.std or (known.std if known else ())
         images, labels, names = _images(spec, known, len(mean), progress)
     bench = Bench(spec.name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
+    if _views(bench):
+        bench = replace(bench, teacher=trace(bench.teacher))
     _check_fits(bench)
     bench.teacher.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     return bench
@@ -245,6 +248,18 @@ def _check_complete(spec: BenchSpec) -> None:
         raise UsageError("--mean and --std take one number each (grey) or three each (colour)")
     if any(value <= 0 for value in spec.std or ()):
         raise UsageError("--std must be positive")
+
+
+@torch.inference_mode()
+def _views(bench: Bench) -> bool:
+    """Whether the teacher asks for a memory layout, by `view`: channels-last is not it."""
+    try:
+        bench.teacher(bench.normalise(bench.images[:1]))
+    except RuntimeError as error:
+        return "view size is not compatible" in str(error)
+    except Exception:  # `_check_fits` says what
+        pass
+    return False
 
 
 @torch.inference_mode()
