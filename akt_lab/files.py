@@ -94,7 +94,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Tensors and a JSON-able state in one safetensors file, written whole."""
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    dense = torch.contiguous_format  # each its own memory, which the format asks for: tied weights
+    plain = {name: t.detach().cpu().clone(memory_format=dense) for name, t in tensors.items()}
     write_whole(path, save(plain, metadata={"state": json.dumps(state)}))
 
 

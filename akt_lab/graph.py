@@ -7,6 +7,7 @@ which maps AKT distils. The context managers leave no hook behind, whatever happ
 import copy
 import functools
 import inspect
+import keyword
 import operator
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,10 @@ def trace(network: nn.Module) -> fx.GraphModule:
         elif (
             operation(graph, node) in ("asstrided", "resize") or node.kwargs.get("out") is not None
         ):
-            raise AktError(f"{node.name} writes or reads memory as it lies: use reshape or unfold")
+            raise AktError(
+                f"{node.name} reads or writes memory as it lies (as_strided, resize_, out=): use "
+                "reshape, unfold or what it returns"
+            )
         changed = next(iter(node.args or node.kwargs.values()), None)
         if _put_out_of_place(graph, node) and isinstance(changed, fx.Node) and not is_size(changed):
             _check_views(graph, changed, node, order)
@@ -131,6 +135,10 @@ def _as_graph(network: nn.Module) -> fx.GraphModule:
     for module in list(network.modules()):
         if _has_statistics(module) and torch_class(module) is None:
             module.add_module(INPUT, BatchNormInput(module.running_mean, module.running_var))
+            module._check_input_dim = _anything  # torch's looks at a shape, which has no value yet
+    for name, _ in network.named_modules():
+        if set(name) & set('"\\\n\r') or any(map(keyword.iskeyword, name.split("."))):
+            raise AktError(f"the layer {name!r}: torch.fx writes names into code: rename it")
     if training := [name for name, module in network.named_modules() if module.training]:
         raise AktError(f"{training[0] or 'the network'} stays in training mode after .eval()")
     name = type(network).__name__
@@ -146,11 +154,13 @@ def _as_graph(network: nn.Module) -> fx.GraphModule:
         ) from error
     (output,) = (node for node in graph.nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
-        raise AktError(
-            f"{name} returns a {type(output.args[0]).__name__}: wrap it in a network that returns "
-            "the logits alone"
-        )
+        kind = type(output.args[0]).__name__.removeprefix("immutable_")
+        raise AktError(f"{name} returns a {kind}: wrap it so that it returns the logits alone")
     return traced
+
+
+def _anything(x: Tensor) -> None:
+    """Stands where a layer checks its input."""
 
 
 def _where(error: Exception) -> str:
@@ -170,6 +180,8 @@ def _where(error: Exception) -> str:
 
 class _Tracer(fx.Tracer):
     """Calls the network as its user does; a layer is what computes as one of torch.nn."""
+
+    trace_asserts = True  # of shapes, too
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         names = [*inspect.signature(root_fn).parameters][1:]
@@ -209,6 +221,7 @@ def overwritten(x: Tensor, values: Tensor) -> Tensor:
 WHOLE: dict[Any, Callable[..., Tensor]] = {
     "zero_": torch.zeros_like, "fill_": torch.full_like, "copy_": overwritten,
 }  # fmt: skip
+AUGMENTED = frozenset("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor".split())
 RANDOM = tuple(f"{name}_" for name in "bernoulli cauchy exponential geometric log_normal normal "
                "random uniform".split())  # fmt: skip
 
@@ -246,6 +259,9 @@ def _twin(target: Any) -> Any:
     torch.fx itself records x += y as x + y.
     """
     name = getattr(target, "__name__", target)
+    if name.strip("_") in AUGMENTED:  # x.__iadd__(y), operator.iadd(x, y)
+        plain = name.strip("_")[1:]
+        return f"__{plain}__" if isinstance(target, str) else getattr(operator, plain)
     if not name.endswith("_") or name.endswith("__"):
         return None
     if isinstance(target, str):  # requires_grad is no method

@@ -289,6 +289,8 @@ def quantize_model(
         AktError: a network that cannot be traced, holds nothing to quantize, or multiplies by a
             matrix that would stay in floating point: attention, recurrent cells, `x @ self.weight`.
     """
+    if quantized_layers(teacher):
+        raise AktError("the network is a student already: give its teacher")
     student = trace(teacher)
     runs = _weighted_layers(student)
     ends = operations.activations(student)

@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches.digits import load_digits
 from akt_lab.benches.downloads import fetch
-from akt_lab.benches.fit import check_fits
+from akt_lab.benches.fit import asks_for_layout, check_fits
 from akt_lab.benches.folders import check_folder
 from akt_lab.benches.images import LARGEST, FolderImages, normalise, read_cifar, read_image_folder
 from akt_lab.benches.known import BENCHES, KNOWN, Known
 from akt_lab.benches.teacher import call_factory, load_weights
 from akt_lab.errors import AktError, UsageError, one_line, unknown
 from akt_lab.files import claim, fingerprint, load_tensors, save_tensors
+from akt_lab.graph import trace
 from akt_lab.settings import is_of
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
@@ -195,7 +196,10 @@ def load_bench(
         mean = spec.mean or (known.mean if known else ())
         std = spec.std or (known.std if known else ())
         images, labels, names = _images(spec, known, len(mean), progress, notes)
-    notes += check_fits(teacher.eval(), normalise(images[:2], mean, std), names)
+    some = normalise(images[:2], mean, std)
+    if asks_for_layout(teacher.eval(), some):
+        teacher = trace(teacher)
+    notes += check_fits(teacher, some, names)
     if progress:
         for note in notes:
             tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)

@@ -48,6 +48,18 @@ def check_fits(teacher: nn.Module, images: Tensor, classes: Sequence[str]) -> li
     return []
 
 
+@torch.inference_mode()
+def asks_for_layout(teacher: nn.Module, images: Tensor) -> bool:
+    """Whether the teacher asks for a memory layout, by `view`: channels-last is not it."""
+    try:
+        teacher(images)
+    except RuntimeError as error:
+        return "view size is not compatible" in str(error)
+    except Exception:  # `check_fits` says what
+        pass
+    return False
+
+
 def check_logits(logits: Tensor) -> None:
     """Refuse what a teacher (B, classes) cannot be distilled from.
 

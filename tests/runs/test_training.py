@@ -7,7 +7,7 @@ import torch
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
 from akt_lab.quantizer import freeze_ranges
-from akt_lab.runs import folder, training
+from akt_lab.runs import folder, networks, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.training import evaluate, train
