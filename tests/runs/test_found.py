@@ -74,12 +74,14 @@ def test_nan_in_whichever_batch(digits):
 
 
 def test_sizes_that_no_memory_holds(digits, monkeypatch):
-    found.check_sizes(digits, Settings())
-    with pytest.raises(AktError, match="1000000 a step.* smaller --batch-size") as caught:
-        monkeypatch.setattr(found, "_memory", lambda device: 2e9)
-        found.check_sizes(digits, Settings(batch_size=10**6))
-    assert "take 3 GB at least, and cpu has 2 GB" in str(caught.value)
-    with pytest.raises(AktError, match="smaller .*--pool"):
-        found.check_sizes(digits, Settings(method="hast", pool=10**6, batch_size=16))
-    monkeypatch.undo()
+    found.check_sizes(digits, Settings(batch_size=10**6 // 100))
     assert 1e8 < found._memory(torch.device("cpu")) < 1e16
+    monkeypatch.setattr(found, "_memory", lambda device: 1e9)
+    words = r"1000000 a step.* 3 GB at least, and cpu has 1 GB: choose a smaller --batch-size"
+    with pytest.raises(AktError, match=words):
+        found.check_sizes(digits, Settings(batch_size=10**6))
+    with pytest.raises(AktError, match=r"smaller .*--pool"):
+        found.check_sizes(digits, Settings(method="hast", pool=10**6))
+    with pytest.raises(AktError, match=r"one image of 4 x 4 a step is too little: --batch-size 2"):
+        small = replace(digits, images=digits.images[..., :4, :4])
+        found.check_sizes(small, Settings(batch_size=1))

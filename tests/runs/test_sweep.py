@@ -16,7 +16,7 @@ from akt_lab.benches import BenchSpec
 from akt_lab.commands import main
 from akt_lab.errors import AktError
 from akt_lab.files import claim, save_tensors
-from akt_lab.runs import jobs, sweep
+from akt_lab.runs import jobs, networks, sweep
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
 from akt_lab.runs.results import Results
