@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from akt_lab.errors import AktError, DivergedError, UsageError, unknown
@@ -16,3 +18,9 @@ def test_every_error_is_caught_as_one(kind):
         raise kind("why")
     assert issubclass(AktError, ValueError)
     assert not issubclass(UsageError, DivergedError)  # 2, 1: the command line tells them apart
+
+
+def test_a_message_is_one_line():
+    """It may name a file whose name is of two."""
+    assert str(UsageError("no file a\nb\x85c")) == r"no file a\nb\nc"
+    assert str(pickle.loads(pickle.dumps(AktError("why")))) == "why"  # workers send them

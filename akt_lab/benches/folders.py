@@ -49,17 +49,18 @@ def list_images(folder: Path) -> Listed:
         left_out["beside the class folders"] = len(top) - len(names)
         roots = [str(folder / name) for name in classes]
         met = {os.path.realpath(place) for place in (str(folder), *roots)}
-        found = [(n, *each) for n, root in enumerate(roots) for each in _walk(root, met, left_out)]
+        found: list[tuple[int, str, str, bool]] = []
+        for n, root in enumerate(roots):
+            found += ((n, *each) for each in _walk(root, met, left_out))
+            if not found or found[-1][0] != n:  # at once: it may be the whole disk that was named
+                raise _empty(folder, classes[n], left_out)
     except OSError as error:
         raise AktError(
             f"--data {error.filename or folder} cannot be read: {error.strerror}"
         ) from error
     kept = _once(found, left_out)
-    if empty := [name for n, name in enumerate(classes) if n not in {label for label, _ in kept}]:
-        raise AktError(
-            f"--data {folder}: expected one folder of images for each class, such as "
-            f"{folder / 'cat' / '0001.jpg'}; no image is in {_few(empty)}{_why(left_out)}"
-        )
+    if empty := {*range(len(classes))} - {label for label, _ in kept}:
+        raise _empty(folder, classes[min(empty)], left_out)
     if why := _why(left_out):
         notes.append(f"--data {folder}{why}")
     return Listed([path for _, path in kept], [n for n, _ in kept], tuple(classes), notes)
@@ -183,6 +184,13 @@ def _no_classes(folder: Path, top: list[os.DirEntry], classes: list[str]) -> str
     )
     images = sum(entry.is_file() and _is_image(entry.path) for entry in top)
     return expected + (f"; it holds {images} images itself: name its parent" if images else "")
+
+
+def _empty(folder: Path, name: str, left_out: Counter[str]) -> AktError:
+    return AktError(
+        f"--data {folder}: expected one folder of images for each class, such as "
+        f"{folder / 'cat' / '0001.jpg'}; no image is in {name}{_why(left_out)}"
+    )
 
 
 def _why(left_out: Counter[str]) -> str:

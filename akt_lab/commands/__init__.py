@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we refuse it, in one line
     whole = parser()
+    for argument in sys.argv[1:] if argv is None else argv:
+        if re.fullmatch("--[a-z-]+=--", argument):  # argparse makes an empty list of it
+            whole.error(f"argument {argument[:-3]}: must name something, not '--'")
     options, rest = whole.parse_known_args(argv)
     if rest and options.command != "lab":  # whose server takes them
         whole.error(f"unrecognized arguments: {' '.join(rest)}")

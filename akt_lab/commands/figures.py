@@ -24,10 +24,12 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.runs.folder import find_runs
 
     gallery.check(options.names)  # before minutes of training
-    make_folder("--out", options.out)
     if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
+        make_folder("--out", options.out)
         demo.train(DEMO_RUNS, seed=0, steps=50, workers=None)
+    runs = find_runs(options.runs)
+    make_folder("--out", options.out)
     folders = figure_folders(options.runs, options.out)
-    for picture in gallery.draw(options.names, find_runs(options.runs), options.out, folders):
+    for picture in gallery.draw(options.names, runs, options.out, folders):
         print(picture)
     return 0

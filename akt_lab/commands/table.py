@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.analysis import tables
 
     files = _results_files(options.results)
+    if options.plot:
+        make_folder("--plot", options.plot)
     cells = tables.summarise(tables.load(files))
     text = tables.FORMATS[options.format](cells)
     if options.out:
@@ -38,7 +40,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     if options.plot:
-        make_folder("--plot", options.plot)
         from akt_lab.figures import style
         from akt_lab.figures.table import dots
         from akt_lab.figures.training import curves

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import struct
 import subprocess
@@ -126,6 +127,7 @@ COMMANDS = [
     (2, "--bench: must name something", "quantize --bench ''"),
     (2, "unknown bench", "quantize --bench \udcff"),
     (2, "--teacher: must name something", "quantize --teacher ''"),
+    (2, "--teacher: must name something, not '--'", "quantize --teacher=--"),
     (2, "--weights: must name something", "quantize --bench cifar10 --weights ''"),
     (2, "--data: must name something", "quantize --bench cifar10 --data ''"),
     (2, "--data: must name something", "evaluate --bench cifar10 --data 'a\0b'"),
@@ -149,11 +151,13 @@ COMMANDS = [
     (2, "unknown figure 'UNKNOWN'", "figures UNKNOWN"),
     (2, "unknown figure", "figures accuracy_by_bits 'a\nb'"),
     (1, "no runs under nowhere", "figures method --runs nowhere --out file-not-there"),
-    (1, "--out file: File exists", "figures method --runs nowhere --out file"),
-    (1, "--out file/x: Not a directory", "figures method --runs nowhere --out file/x"),
+    (1, "--out file: File exists", "figures method --out file"),
+    (1, "--out file/x: Not a directory", "figures method --out file/x"),
     (1, "file/x: Not a directory", "demo --figures file/x"),
     (1, "nowhere", "table --results nowhere"),
     (1, "no results/*.jsonl here", "table"),
+    (1, "--plot file: File exists", "table --results nowhere --plot file"),
+    (1, "--plot file/x: Not a directory", "table --results nowhere --plot file/x"),
     (2, "at most 255 bytes", f"table --results {LONG}"),
     (2, "invalid choice: 'html'", "table --format html"),
     (2, "--image-size: invalid whole number of at least 1", f"evaluate {OWN} --image-size 0"),
@@ -277,7 +281,8 @@ FOLDERS = [
     ("data.tar.gz", "is an archive: unpack it"),
     ("nothing", "expected one folder of images for each class"),
     ("parent", "name one of them, such as"),
-    ("empty", "no image is in cat, dog"),
+    ("empty", "no image is in cat"),
+    ("/", "no image is in "),
     ("twice", "folders 01 and 1 are the same number"),
     ("links", "no image is in dog; left out: 2 links to images that are read anyway"),
     ("pipes", "no image is in cat; left out: 2 pipes, sockets or devices"),
@@ -536,6 +541,33 @@ def test_what_the_table_is_made_from_is_right(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert main(shlex.split(f"evaluate {OWN} --json")) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 4
+
+
+def test_a_teacher_that_runs_is_evaluated(place, monkeypatch, capsys):
+    """Whether or not it can be traced, which a student needs."""
+    monkeypatch.chdir(place)
+    own = OWN.replace("brought:tiny", "brought:untraceable")
+    assert main(shlex.split(f"evaluate {own} --json")) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+
+
+def test_names_that_are_not_utf_8(place, tmp_path, monkeypatch, capsys):
+    """Of a class, an image, the weights and the run's folder; and of two lines."""
+    odd = "\udcff\udcfe\n狗"
+    folder = copied(place / "data", tmp_path / "data")
+    (folder / "dog").rename(folder / odd)
+    (folder / "cat" / "0.png").rename(folder / "cat" / f"{odd}.png")
+    shutil.copy(place / "w.pth", tmp_path / f"{odd}.pth")
+    monkeypatch.chdir(tmp_path)
+    own = [*shlex.split(OWN)[:2], "--weights", f"{odd}.pth", *shlex.split(OWN)[4:]]
+    small = ["--method", "ptq", "--epochs", "2", "--steps", "1", "--batch-size", "2"]
+    assert main(["quantize", *own, *small, "--out", odd]) == 0
+    assert main(["quantize", "--out", odd, "--resume"]) == 0
+    assert (
+        main(["sweep", *own, *small[2:], "--methods", "ptq", "--workers", "0", "--out", "s"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["table", "--results", "s", "--out", odd + ".md"]) == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])

@@ -82,6 +82,6 @@ def test_sizes_that_no_memory_holds(digits, monkeypatch):
         found.check_sizes(digits, Settings(batch_size=10**6))
     with pytest.raises(AktError, match=r"smaller .*--pool"):
         found.check_sizes(digits, Settings(method="hast", pool=10**6))
+    small = replace(digits, images=digits.images[..., :4, :4])
     with pytest.raises(AktError, match=r"one image of 4 x 4 a step is too little: --batch-size 2"):
-        small = replace(digits, images=digits.images[..., :4, :4])
         found.check_sizes(small, Settings(batch_size=1))
