@@ -60,7 +60,12 @@ def read(path: Path, member: str | None = None) -> Mapping[Any, Any]:
                 "would run its code; if you trust it, torch.load it with weights_only=False, and "
                 + SAVE
             ) from error
-        raise AktError(f"{path} is not a file of weights ({_first_line(error)})") from error
+        reason = "neither .safetensors, nor by torch.save, or not whole"
+        if data.startswith(b"PK") and "weights_only" not in str(
+            error
+        ):  # is how to run what it holds
+            reason = _first_line(error)
+        raise AktError(f"{path} is not a file of weights ({reason})") from error
     if not isinstance(found, Mapping):
         raise AktError(f"{path} holds no state dict: {SAVE}")
     return found

@@ -352,7 +352,7 @@ def safe(tensors):
 SOME_NAN = torch.tensor([0.0, NAN])
 WEIGHTS = {
     "empty": (b"", "it is empty"),
-    "text": (b"hello", "not a file of weights"),
+    "text": (b"hello", "not a file of weights (neither .safetensors, nor by torch.save"),
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
     "a web page": (b"<!DOCTYPE html><html>404", "it is a web page"),
     "HDF5": (b"\x89HDF\r\n\x1a\n", "as Keras writes them"),
