@@ -40,12 +40,19 @@ def check_fits(teacher: nn.Module, images: Tensor, classes: Sequence[str]) -> li
             "the teacher gives other logits for the same images each time: something in it does "
             "not heed eval(), such as F.dropout(x) without training=self.training"
         )
+    notes = []
     if not _alike(logits[:1], alone):
-        return [
+        notes.append(
             "an image's logits depend on the others of its batch (batch norm without running "
             "statistics?), so that accuracies depend on the size of batches"
-        ]
-    return []
+        )
+    teacher(seen := images.clone())
+    if not torch.equal(seen, images):
+        notes.append(
+            "the teacher changes its images in place, such as by nn.ReLU(inplace=True) on them: "
+            "what runs after it sees others"
+        )
+    return notes
 
 
 @torch.inference_mode()
@@ -91,7 +98,7 @@ def _run(teacher: nn.Module, images: Tensor) -> Tensor:
         AktError: why there are none.
     """
     try:
-        logits = teacher(images)
+        logits = teacher(images.clone())
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AktError(_why(teacher, images, reason)) from error

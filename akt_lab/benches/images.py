@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches.folders import formats, list_images
 from akt_lab.benches.pixels import in_colour
+from akt_lab.benches.weights import begins_as
 from akt_lab.errors import AktError
 
 LARGEST = 4096  # pixels, height and width of an image as networks take it
@@ -106,7 +108,8 @@ class FolderImages:
             with Image.open(path, formats=formats()) as picture:
                 pixels = _fitted(picture, self.channels, self.size, self.resize, self.seen)
         except Exception as error:  # whatever a broken or a hostile file can raise
-            raise AktError(f"{path} is not an image that can be read ({_reason(error)})") from error
+            reason = _reason(error, _beginning(path))
+            raise AktError(f"{path} is not an image that can be read ({reason})") from error
         image = np.asarray(pixels).reshape(*pixels.size[::-1], -1).transpose(2, 0, 1)
         height, width = image.shape[1:]
         if height != width or height > LARGEST or (shape and image.shape != shape):
@@ -117,9 +120,15 @@ class FolderImages:
         return image
 
 
-def _reason(error: Exception) -> str:
+def _beginning(path: str) -> bytes:
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(40)
+    return b"?"
+
+
+def _reason(error: Exception, begins: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "of no format that Pillow knows"
+        return begins_as(begins) or "of no format that Pillow knows"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -193,8 +202,9 @@ def decode_image(data: bytes, channels: int, size: int) -> Tensor:
             upright.format = picture.format  # which a copy lacks, and tells the scale
             fitted = _fitted(upright, channels, size, None, set())
     except Exception as error:  # whatever a broken or a hostile file can raise
+        reason = _reason(error, data)
         raise AktError(
-            f"this file is not an image that can be read ({_reason(error)}): try a PNG or a JPEG"
+            f"this file is not an image that can be read ({reason}): try a PNG or a JPEG"
         ) from error
     return pil_to_tensor(fitted)
 

@@ -19,7 +19,7 @@ SAVE = "save one by torch.save(net.state_dict(), …)"
 OTHERS = {  # how files begin that are something else
     b"": "it is empty",
     b"version https://git-lfs": "it is Git LFS's pointer to the file: `git lfs pull` brings it",
-    b"<": "it is a web page, or XML: download the file itself",
+    b"<": "it is a web page, or other XML: download the file itself",
     b"\x93NUMPY": f"it is a NumPy array: {SAVE}",
     b"\x89HDF": f"it is an HDF5 file, as Keras writes them: {SAVE}",
     b"\x1f\x8b": "it is compressed: unpack it",
@@ -173,11 +173,16 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def begins_as(data: bytes) -> str | None:
+    """What a file is that begins like this and is neither weights nor an image; None otherwise."""
+    found = (why for start, why in OTHERS.items() if data.startswith(start) and (start or not data))
+    return next(found, None)
+
+
 def _other(path: Path, data: bytes) -> str | None:
     """What else the file is, and what to do; None where it may be one of weights."""
-    for start, reason in OTHERS.items():
-        if data.startswith(start) if start else not data:
-            return reason
+    if reason := begins_as(data):
+        return reason
     if path.suffix == ".onnx" or re.match(rb"\x08.\x12.pytorch", data, re.S):
         return f"it is an ONNX program: of the network that it was made from, {SAVE}"
     if not zipfile.is_zipfile(io.BytesIO(data)):

@@ -76,6 +76,14 @@ def test_logits_that_depend_on_the_batch_are_told():
     assert "depend on the others of its batch" in note
 
 
+@pytest.mark.parametrize("change", [lambda x: x.mul_(2), F.relu_])
+def test_a_teacher_that_changes_its_images_is_told(change):
+    images = IMAGES.clone()
+    (note,) = check_fits(Head(3, change).eval(), images, ("a", "b"))
+    assert "changes its images in place" in note
+    assert torch.equal(images, IMAGES)
+
+
 def test_logits_and_what_is_none():
     logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     for right in (logits, logits.log_softmax(1), logits.sigmoid(), logits.abs(), torch.ones(3, 1)):

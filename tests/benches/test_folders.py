@@ -34,8 +34,18 @@ def names_of(folder):
 
 
 def test_as_torchvisions_image_folder(tmp_path):
-    names = ["b/1.png", "b/sub/0.png", "b/sub-2/0.png", "b/sub/deep/3.JPG", "b/10.png", "b/2.png"]
-    put(tmp_path, *names, "A/x.webp", "a/y.tiff", "Z/0.jpeg", "é/0.bmp", "a b/0.ppm")
+    names = ["b/1.png", "b/sub/0.png", "b/sub-2/0.png", "b/sub/deep/3.JPG", "b/x.png/0.png"]
+    put(
+        tmp_path,
+        *names,
+        "b/10.png",
+        "b/2.png",
+        "A/x.webp",
+        "a/y.tiff",
+        "Z/0.jpeg",
+        "é/0.bmp",
+        "a b/0.ppm",
+    )
     theirs, ours = ImageFolder(str(tmp_path)), list_images(tmp_path)
     assert ours.paths == [path for path, _ in theirs.samples]
     assert ours.labels == theirs.targets

@@ -218,8 +218,10 @@ def floats(low, high):
 WIDE = image(image=Image.fromarray(np.full((8, 8), 70000, "i4")), format="tiff")
 IMAGES = {  # name -> what lies there, and the words
     "dog/2.png": [
-        (b"", "dog/2.png is not an image that can be read (of no format that Pillow knows)"),
-        (b"no picture", "dog/2.png is not an image that can be read"),
+        (b"", "dog/2.png is not an image that can be read (it is empty)"),
+        (b"version https://git-lfs.github.com/spec/v1", "`git lfs pull` brings it"),
+        (b"<html>404", "it is a web page"),
+        (b"no picture", "2.png is not an image that can be read (of no format that Pillow knows)"),
         (image()[:50], "dog/2.png is not an image that can be read"),
         (image(format="jpeg")[:-300], "dog/2.png is not an image that can be read"),
         (huge_png(13_000, 13_000), "13000 x 13000 pixels are too many"),
