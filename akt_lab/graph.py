@@ -20,9 +20,11 @@ from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError, UsageError, unknown
 from akt_lab.operations import (
+    AFFINE,
+    AXES,
     CONVOLUTION,
-    FLAT,
     QUANTIZERS,
+    REDUCTIONS,
     SEVERAL,
     SUMS,
     VIEWS,
@@ -450,32 +452,37 @@ PLACES = ("body", "sum", "relu")
 def _maps(network: fx.GraphModule) -> set[fx.Node]:
     """The nodes that give a map (B, C, H, W) of more than one place: no pooled vector, no gate."""
     images = from_images(network)
-    maps: set[fx.Node] = set()
+    axes: dict[fx.Node, int] = {}
+    pooled: set[fx.Node] = set()
     for node in (node for node in network.graph.nodes if node in images):
         name, module = operation(network, node), layer(network, node)
-        rest = node.args[1:]
-        if name == "reshape":
-            flat = len(rest[0] if rest and isinstance(rest[0], tuple | list) else rest) != 4
-        elif name == "getitem":  # of a tensor's, or of several tensors
-            index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
-            several = operation(network, node.all_input_nodes[0]) in SEVERAL
-            flat = not several and any(isinstance(i, int | fx.Node) for i in index)
-        elif name.startswith("adaptive"):
-            size = getattr(module, "output_size", (*rest, *node.kwargs.values()))
-            flat = size in (1, (1, 1), [1, 1], (1,), ((1, 1),), ([1, 1],))
-        elif name in ("max", "min"):
-            flat = len(node.all_input_nodes) < 2  # of all positions
-        else:
-            flat = name in FLAT and not _addends(network, node)
-        other = isinstance(module, CONVOLUTION) and not isinstance(module, nn.Conv2d)
-        four = name == "reshape" or node.op == "placeholder"
-        if (
-            not flat
-            and not other
-            and (four or not maps.isdisjoint(_addends(network, node) or node.all_input_nodes))
-        ):
-            maps.add(node)
-    return maps
+        inputs = images.intersection(_addends(network, node) or node.all_input_nodes)
+        rest = [*node.args[1:], *node.kwargs.values()]
+        first = rest[0] if rest else None
+        size = getattr(module, "output_size", first)
+        over = first if isinstance(first, tuple | list) else [first] * (first is not None)
+        keeps = any(a is True for a in rest)
+        to_one = name.startswith("adaptive") and size in (1, (1, 1), [1, 1])
+        in_all = name in REDUCTIONS and (keeps or {*over} in ({2, 3}, {-1, -2}))
+        if to_one or in_all or (inputs and inputs <= pooled):
+            pooled.add(node)
+        axes[node] = max((axes[i] for i in inputs), default=4)
+        if isinstance(module, CONVOLUTION):
+            axes[node] = module.weight.ndim
+        elif name == "reshape":
+            axes[node] = len(first if isinstance(first, tuple | list) else rest)
+        elif name == "flatten":
+            axes[node] = 1 + getattr(module, "start_dim", first or 0)
+        elif name in REDUCTIONS and not _addends(network, node):
+            axes[node] -= 0 if keeps else len(over) or axes[node]
+        elif name in AXES:
+            axes[node] += AXES[name]
+        elif name == "getitem" and operation(network, node.all_input_nodes[0]) not in SEVERAL:
+            index = first if isinstance(first, tuple) else (first,)
+            axes[node] -= sum(isinstance(i, int | fx.Node) for i in index)
+        elif name == "einsum" or (name in ("max", "min") and len(node.all_input_nodes) < 2):
+            axes[node] = 0  # nobody knows
+    return {node for node, count in axes.items() if count == 4} - pooled
 
 
 def _addends(network: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
@@ -504,11 +511,14 @@ def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         if len(addends) > 1 and len(addends) == len(_addends(network, node)):
             sums[node] = addends
 
-    def does_nothing(node: fx.Node) -> bool:
-        return isinstance(layer(network, node), nn.Identity) or _is_quantizer(node)
+    def does_nothing(node: fx.Node) -> bool:  # to speak of: it may scale
+        name = operation(network, node)
+        scales = name in AFFINE - SUMS and len(maps.intersection(node.all_input_nodes)) == 1
+        return scales or _is_quantizer(node)
 
     def origin(node: fx.Node) -> fx.Node:
-        return origin(node.all_input_nodes[0]) if does_nothing(node) else node
+        (scaled, *_) = maps.intersection(node.all_input_nodes) or [node]
+        return origin(scaled) if does_nothing(node) else node
 
     def readers(node: fx.Node) -> list[fx.Node]:
         return [r for u in node.users for r in (readers(u) if does_nothing(u) else [u])]
@@ -520,11 +530,18 @@ def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
             found += branches(inner) if inner in partial else [addend]
         return found
 
+    def is_function_of(node: fx.Node, skip: fx.Node) -> bool:
+        """Without a convolution between them: a function, a token's mixer, and no unit's body."""
+        inputs = [] if isinstance(layer(network, node), CONVOLUTION) else node.all_input_nodes
+        return node is skip or any(is_function_of(i, skip) for i in inputs if i in maps)
+
     partial = {node for node in sums if len(readers(node)) == 1 and readers(node)[0] in sums}
     found = []
     for node in [node for node in sums if node not in partial]:
         body = max(branches(node), key=depth.__getitem__)
         skip = min(branches(node), key=depth.__getitem__)
+        if depth[body] == depth[skip] and is_function_of(body, skip):
+            continue
         for addend in sums[node]:
             parts = branches(origin(addend)) if origin(addend) in partial else []
             body = addend if body in parts and skip not in parts else body

@@ -44,10 +44,7 @@ CURVED = frozenset(
 REDUCTIONS = frozenset("mean sum var std norm vectornorm amax amin logsumexp prod".split())
 
 
-# After these a map (B, C, H, W) is none any more.
-FLAT = REDUCTIONS | frozenset(
-    "flatten squeeze unsqueeze unbind select stack matmul bmm mm einsum view".split()
-)
+AXES = {"unsqueeze": 1, "stack": 1, "squeeze": -1, "select": -1, "unbind": -1}  # more, or fewer
 SEVERAL = frozenset("chunk split tensorsplit unbind hsplit vsplit".split())  # tensors
 
 # What passes rounded values on, mixes or normalises them: no activation of its own.
