@@ -19,10 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from akt_lab import operations
+from akt_lab import graph
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.graph import behind, insert_after, torch_class, trace
-from akt_lab.operations import QUANTIZERS, from_images, operation
+from akt_lab.graph import (
+    QUANTIZERS,
+    behind,
+    from_images,
+    insert_after,
+    operation,
+    torch_class,
+    trace,
+)
 
 GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
@@ -185,7 +192,7 @@ class QuantizedLinear(_QuantizedWeight, nn.Linear):
         return F.linear(x, self.quantized_weight(), self.bias)
 
 
-QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+QUANTIZED: dict[type[nn.Module] | None, type[nn.Module]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Linear: QuantizedLinear,
@@ -308,7 +315,7 @@ def quantize_model(
         raise AktError("the network is a student already: give its teacher")
     student = trace(teacher)
     runs = _weighted_layers(student)
-    ends = operations.activations(student)
+    ends = graph.activations(student)
     by_layer = _resolve(weight_bits, {name: (name,) for name in runs}, "layer")
     for name, bits in ((runs[0], first_bits), (runs[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
@@ -448,7 +455,7 @@ def activations_in_float(student: fx.GraphModule) -> list[str]:
     Empty for ordinary convolutional networks. What is no activation is not named: the images,
     sums, pooled features and what a batch norm or another norm makes.
     """
-    return [f"{node.name} into {layer}" for node, layer in operations.unrounded(student).items()]
+    return [f"{node.name} into {layer}" for node, layer in graph.unrounded(student).items()]
 
 
 def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -70,6 +70,7 @@ class ByPyTorch(fx.Interpreter):
     """A traced network, quantized at the nodes and layers named by PyTorch alone."""
 
     def __init__(self, network: fx.GraphModule, layers: list[str], ends: list[str]) -> None:
+        """Round the layers' weights; the network is changed."""
         super().__init__(network)
         self.ends = ends
         for name in layers:

@@ -182,7 +182,8 @@ def unrounded(network: fx.GraphModule) -> dict[fx.Node, str]:
     What passes values on, mixes or normalises them (sums, pooling, norms) is not counted, nor are
     the images. Products of two maps are, as of a map and its gate, a softmax, and whatever else.
     """
-    images, found = from_images(network), {}
+    images = from_images(network)
+    found: dict[fx.Node, str] = {}
 
     def look(node: fx.Node, reader: str, seen: set[fx.Node]) -> None:
         module, name = layer(network, node), operation(network, node)
@@ -200,6 +201,6 @@ def unrounded(network: fx.GraphModule) -> dict[fx.Node, str]:
 
     for node in network.graph.nodes:
         if isinstance(layer(network, node), (CONVOLUTION, nn.Linear)):
-            for i in images.intersection(node.all_input_nodes):
+            for i in node.all_input_nodes:
                 look(i, str(node.target), set())
     return found
