@@ -19,16 +19,24 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from akt_lab import operations
+from akt_lab import graph
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.graph import behind, insert_after, torch_class, trace
-from akt_lab.operations import QUANTIZERS, from_images, operation
+from akt_lab.graph import (
+    QUANTIZERS,
+    behind,
+    from_images,
+    insert_after,
+    operation,
+    torch_class,
+    trace,
+)
 
 GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
 EMA_DECAY = 0.9
 SCALE_BITS = 32
+HALF_MAX = torch.finfo(torch.float16).max
 Bits = int | Mapping[str, int]
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -43,7 +51,8 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
         bits: 2 to 8.
 
     Returns:
-        scale (float, at least machine epsilon) and zero_point (int32), both of `low`'s shape.
+        scale (float, at least machine epsilon) and zero_point (int32), both of `low`'s shape. The
+        scale of a range that holds a NaN, or is infinite, makes all a NaN that is rounded by it.
 
     Raises:
         UsageError: if `bits` is not a whole number from 2 to 8.
@@ -52,9 +61,11 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     (tensor(1.), tensor(1, dtype=torch.int32))
     """
     levels = 2 ** check_bits(bits) - 1
+    if low.dtype == torch.float16:  # too narrow for a range of its own values
+        low, high = low.float(), high.float()
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / levels).clamp(min=torch.finfo(torch.float32).eps)
-    zero_point = (-low / scale).round().clamp(0, levels)
+    zero_point = (-low / scale).round().clamp(0, levels).nan_to_num()  # of a NaN, any: all is NaN
     return scale, zero_point.to(torch.int32)
 
 
@@ -117,19 +128,28 @@ def fake_quantize(
     if gradient not in GRADIENTS:
         raise unknown("gradient rule", gradient, GRADIENTS)
     levels = 2 ** check_bits(bits) - 1
-    if gradient == "clipped":  # PyTorch's own gradient
+    half = x.dtype == torch.float16
+    if gradient == "clipped" and scale.dtype == torch.float32 and not half:  # PyTorch's own
         if scale.ndim == 0:
             return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, levels)
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, 0, levels)
     if scale.ndim:
         scale, zero_point = (p.view(-1, *(1,) * (x.ndim - 1)) for p in (scale, zero_point))
-    q = (x.detach() * (1 / scale)).round_()  # in place: a tenth of the time of PyTorch's kernel
-    q.add_(zero_point).clamp_(0, levels)
-    return _IdentityGradient.apply(x, q.sub_(zero_point).mul_(scale))
+    values = x.detach().float() if half else x.detach()
+    q = (values * (1 / scale)).round_()  # in place: a tenth of the time of PyTorch's kernel
+    q.add_(zero_point)
+    if gradient == "clipped":
+        x = torch.where((q >= 0) & (q <= levels), x, values.to(x.dtype))
+    x_hat = q.clamp_(0, levels).sub_(zero_point).mul_(scale)
+    if half:  # an end of the grid may lie beyond the type's
+        x_hat = x_hat.clamp_(-HALF_MAX, HALF_MAX).half()
+    return _IdentityGradient.apply(x, x_hat)
 
 
 def fake_quantize_rows(x: Tensor, bits: int, gradient: str = "identity") -> Tensor:
     """Fake-quantize with one live range per first index of `x` (R, ...): a layer's weights."""
+    if not x.numel():
+        return x
     low, high = x.detach().flatten(1).aminmax(dim=1)
     return fake_quantize(x, *affine_parameters(low, high, bits), bits, gradient)
 
@@ -172,7 +192,7 @@ class QuantizedLinear(_QuantizedWeight, nn.Linear):
         return F.linear(x, self.quantized_weight(), self.bias)
 
 
-QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+QUANTIZED: dict[type[nn.Module] | None, type[nn.Module]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Linear: QuantizedLinear,
@@ -212,6 +232,8 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape, on the grid."""
+        if not x.numel():
+            return x
         if self.ranges == "per_channel_dynamic":
             rows = x.flatten(0, 1) if x.ndim > 2 else x  # (B*C, ...), or (B, C) as it is
             return fake_quantize_rows(rows, self.bits, self.gradient).view_as(x)
@@ -293,7 +315,7 @@ def quantize_model(
         raise AktError("the network is a student already: give its teacher")
     student = trace(teacher)
     runs = _weighted_layers(student)
-    ends = operations.activations(student)
+    ends = graph.activations(student)
     by_layer = _resolve(weight_bits, {name: (name,) for name in runs}, "layer")
     for name, bits in ((runs[0], first_bits), (runs[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
@@ -351,9 +373,10 @@ def _weighted_layers(student: fx.GraphModule) -> list[str]:
                 "point: make it a layer, nn.Linear say"
             )
     for name, weight in student.named_parameters():
-        if weight.is_complex() or not (nn.parameter.is_lazy(weight) or weight.isfinite().all()):
-            what = "is complex" if weight.is_complex() else "holds a NaN or an infinity"
-            raise AktError(f"{name} {what}: no grid has a place for it")
+        if weight.is_complex():
+            raise AktError(f"{name} is complex: only real weights can be quantized")
+        if weight.numel() and not (weight.detach().amax().float() - weight.amin()).isfinite():
+            raise AktError(f"{name} holds a NaN, or values too large for a range: mend the weights")
     if not names:
         raise AktError(
             f"{student._get_name()} has nothing to quantize: no convolution and no linear layer"
@@ -384,7 +407,7 @@ def freeze_ranges(student: nn.Module) -> None:
     """Stop every activation quantizer of `student` from updating its range.
 
     Raises:
-        AktError: if one of them has seen no batch yet.
+        AktError: if one of them has seen no batch yet, or a NaN, which no later batch mends.
     """
     for name, module in student.named_modules():
         if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
@@ -392,6 +415,8 @@ def freeze_ranges(student: nn.Module) -> None:
                 raise AktError(
                     f"{name} has observed no batch: run images through the student first"
                 )
+            if not (module.high - module.low).isfinite():
+                raise AktError(f"{name} has observed a NaN, or values too large for a range")
             module.observing = False
 
 
@@ -404,7 +429,7 @@ def quantized_layers(student: nn.Module) -> list[str]:
 
 
 def quantized_activations(student: nn.Module) -> list[str]:
-    """Names of the uses of activations of `student` that are quantized, as `act_bits` takes them."""
+    """Names of the quantized uses of activations of `student`, as `act_bits` takes them."""
     found = (n for n, m in student.named_modules() if isinstance(m, ActivationQuantizer))
     return [name.removeprefix(f"{QUANTIZERS}.") for name in found]
 
@@ -430,7 +455,7 @@ def activations_in_float(student: fx.GraphModule) -> list[str]:
     Empty for ordinary convolutional networks. What is no activation is not named: the images,
     sums, pooled features and what a batch norm or another norm makes.
     """
-    return [f"{node.name} into {layer}" for node, layer in operations.unrounded(student).items()]
+    return [f"{node.name} into {layer}" for node, layer in graph.unrounded(student).items()]
 
 
 def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -44,10 +44,7 @@ CURVED = frozenset(
 REDUCTIONS = frozenset("mean sum var std norm vectornorm amax amin logsumexp prod".split())
 
 
-# After these a map (B, C, H, W) is none any more.
-FLAT = REDUCTIONS | frozenset(
-    "flatten squeeze unsqueeze unbind select stack matmul bmm mm einsum view".split()
-)
+AXES = {"unsqueeze": 1, "stack": 1, "squeeze": -1, "select": -1, "unbind": -1}  # more, or fewer
 SEVERAL = frozenset("chunk split tensorsplit unbind hsplit vsplit".split())  # tensors
 
 # What passes rounded values on, mixes or normalises them: no activation of its own.
@@ -185,7 +182,8 @@ def unrounded(network: fx.GraphModule) -> dict[fx.Node, str]:
     What passes values on, mixes or normalises them (sums, pooling, norms) is not counted, nor are
     the images. Products of two maps are, as of a map and its gate, a softmax, and whatever else.
     """
-    images, found = from_images(network), {}
+    images = from_images(network)
+    found: dict[fx.Node, str] = {}
 
     def look(node: fx.Node, reader: str, seen: set[fx.Node]) -> None:
         module, name = layer(network, node), operation(network, node)
@@ -203,6 +201,6 @@ def unrounded(network: fx.GraphModule) -> dict[fx.Node, str]:
 
     for node in network.graph.nodes:
         if isinstance(layer(network, node), (CONVOLUTION, nn.Linear)):
-            for i in images.intersection(node.all_input_nodes):
+            for i in node.all_input_nodes:
                 look(i, str(node.target), set())
     return found
