@@ -98,6 +98,21 @@ def _kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (excess - p * d).sum(dim=1)
 
 
+def check_maps(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
+    """An AktError if there are no maps (B, C, H, W), or they do not pair up."""
+    if not student_maps or len(student_maps) != len(teacher_maps):
+        raise AktError(
+            f"feature maps must pair up: {len(student_maps)} of the student, "
+            f"{len(teacher_maps)} of the teacher; capture the same layers of both"
+        )
+    for i, (s, t) in enumerate(zip(student_maps, teacher_maps, strict=True)):
+        if s.shape != t.shape or s.ndim != 4:
+            raise AktError(
+                f"map {i}: expected two (B, C, H, W) of one shape, "
+                f"got {tuple(s.shape)} of the student and {tuple(t.shape)} of the teacher"
+            )
+
+
 def attention_divergences(
     student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], variant: str = "paper"
 ) -> tuple[Tensor, Tensor]:
@@ -117,17 +132,7 @@ def attention_divergences(
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
-    if not student_maps or len(student_maps) != len(teacher_maps):
-        raise AktError(
-            f"feature maps must pair up: {len(student_maps)} of the student, "
-            f"{len(teacher_maps)} of the teacher; capture the same layers of both"
-        )
-    for i, (s, t) in enumerate(zip(student_maps, teacher_maps, strict=True)):
-        if s.shape != t.shape or s.ndim != 4:
-            raise AktError(
-                f"map {i}: expected two (B, C, H, W) of one shape, "
-                f"got {tuple(s.shape)} of the student and {tuple(t.shape)} of the teacher"
-            )
+    check_maps(student_maps, teacher_maps)
     if variant == "published":
         return student_maps[0].new_zeros(()), student_maps[0].new_zeros(())
     spatial, channel = [], []

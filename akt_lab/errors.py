@@ -4,8 +4,17 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(text: str) -> str:
+    """The text with the ends of its lines spelt out: names of files and tensors may hold some."""
+    return "\\n".join(text.splitlines())
+
+
 class AktError(ValueError):
     """Something failed on the way; the message says what to do. The command line exits with 1."""
+
+    def __init__(self, message: str) -> None:
+        """`message` becomes one line."""
+        super().__init__(one_line(message))
 
 
 class UsageError(AktError):

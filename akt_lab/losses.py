@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from akt_lab.attention import attention_divergences
+from akt_lab.attention import attention_divergences, check_maps
 from akt_lab.errors import AktError, unknown
 
 BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -144,7 +144,11 @@ def channel_alignment(student_maps: Sequence[Tensor], teacher_maps: Sequence[Ten
     Args:
         student_maps: feature maps (B, C_i, H_i, W_i).
         teacher_maps: the same layers of the teacher.
+
+    Raises:
+        AktError: if there are no maps, or they do not pair up.
     """
+    check_maps(student_maps, teacher_maps)
     pairs = zip(student_maps, teacher_maps, strict=True)
     energies = [[F.normalize(x.square().mean(dim=(2, 3)), dim=1) for x in pair] for pair in pairs]
     return {"alignment": 1000 * torch.stack([F.mse_loss(s, t) for s, t in energies]).sum()}
@@ -189,13 +193,15 @@ def adadfq_generator_terms(
 ) -> Terms:
     """AdaDFQ (CVPR 2023): images on which both differ, neither too much nor too little.
 
-    h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h), 0 where that is 0/0;
+    h = H(softmax(t - s)) of each image, h' = (h - min h) / (ln C - min h), 0 where that is 0/0 to
+    rounding;
     mean relu(0.1 - h') + mean relu(h' - 0.8) + 0.2 CE(t - s, y) + 0.1 CE(t + s, y) + BNS
     """
     h = _entropy(t - s)  # (B,)
     least = h.min()
     reach = math.log(t.shape[1]) - least
-    h = (h - least) / torch.where(reach == 0, 1, reach)  # 0: both agree on every image
+    rounding = 8 * torch.finfo(h.dtype).eps * math.log(max(2, t.shape[1]))  # of an entropy
+    h = (h - least) / torch.where(reach <= rounding, 1, reach)  # both agree on every image
     return {
         "disagreement": F.relu(0.1 - h).mean(),
         "agreement": F.relu(h - 0.8).mean(),

@@ -17,15 +17,26 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
+from akt_lab import graph
 from akt_lab.errors import AktError, UsageError, unknown
-from akt_lab.graph import insert_after, is_activation, is_size, operation, trace
+from akt_lab.graph import (
+    QUANTIZERS,
+    behind,
+    from_images,
+    insert_after,
+    operation,
+    torch_class,
+    trace,
+)
 
 GRADIENTS = ("identity", "clipped")
 RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
 MIN_BITS, MAX_BITS = 2, 8
 EMA_DECAY = 0.9
 SCALE_BITS = 32
+HALF_MAX = torch.finfo(torch.float16).max
 Bits = int | Mapping[str, int]
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -40,7 +51,8 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
         bits: 2 to 8.
 
     Returns:
-        scale (float, at least machine epsilon) and zero_point (int32), both of `low`'s shape.
+        scale (float, at least machine epsilon) and zero_point (int32), both of `low`'s shape. The
+        scale of a range that holds a NaN, or is infinite, makes all a NaN that is rounded by it.
 
     Raises:
         UsageError: if `bits` is not a whole number from 2 to 8.
@@ -49,9 +61,11 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     (tensor(1.), tensor(1, dtype=torch.int32))
     """
     levels = 2 ** check_bits(bits) - 1
+    if low.dtype == torch.float16:  # too narrow for a range of its own values
+        low, high = low.float(), high.float()
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / levels).clamp(min=torch.finfo(torch.float32).eps)
-    zero_point = (-low / scale).round().clamp(0, levels)
+    zero_point = (-low / scale).round().clamp(0, levels).nan_to_num()  # of a NaN, any: all is NaN
     return scale, zero_point.to(torch.int32)
 
 
@@ -114,19 +128,28 @@ def fake_quantize(
     if gradient not in GRADIENTS:
         raise unknown("gradient rule", gradient, GRADIENTS)
     levels = 2 ** check_bits(bits) - 1
-    if gradient == "clipped":  # PyTorch's own gradient
+    half = x.dtype == torch.float16
+    if gradient == "clipped" and scale.dtype == torch.float32 and not half:  # PyTorch's own
         if scale.ndim == 0:
             return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, levels)
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, 0, levels)
     if scale.ndim:
         scale, zero_point = (p.view(-1, *(1,) * (x.ndim - 1)) for p in (scale, zero_point))
-    q = (x.detach() * (1 / scale)).round_()  # in place: a tenth of the time of PyTorch's kernel
-    q.add_(zero_point).clamp_(0, levels)
-    return _IdentityGradient.apply(x, q.sub_(zero_point).mul_(scale))
+    values = x.detach().float() if half else x.detach()
+    q = (values * (1 / scale)).round_()  # in place: a tenth of the time of PyTorch's kernel
+    q.add_(zero_point)
+    if gradient == "clipped":
+        x = torch.where((q >= 0) & (q <= levels), x, values.to(x.dtype))
+    x_hat = q.clamp_(0, levels).sub_(zero_point).mul_(scale)
+    if half:  # an end of the grid may lie beyond the type's
+        x_hat = x_hat.clamp_(-HALF_MAX, HALF_MAX).half()
+    return _IdentityGradient.apply(x, x_hat)
 
 
 def fake_quantize_rows(x: Tensor, bits: int, gradient: str = "identity") -> Tensor:
     """Fake-quantize with one live range per first index of `x` (R, ...): a layer's weights."""
+    if not x.numel():
+        return x
     low, high = x.detach().flatten(1).aminmax(dim=1)
     return fake_quantize(x, *affine_parameters(low, high, bits), bits, gradient)
 
@@ -169,7 +192,7 @@ class QuantizedLinear(_QuantizedWeight, nn.Linear):
         return F.linear(x, self.quantized_weight(), self.bias)
 
 
-QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+QUANTIZED: dict[type[nn.Module] | None, type[nn.Module]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Linear: QuantizedLinear,
@@ -209,6 +232,8 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape, on the grid."""
+        if not x.numel():
+            return x
         if self.ranges == "per_channel_dynamic":
             rows = x.flatten(0, 1) if x.ndim > 2 else x  # (B*C, ...), or (B, C) as it is
             return fake_quantize_rows(rows, self.bits, self.gradient).view_as(x)
@@ -276,8 +301,8 @@ def quantize_model(
         weight_bits: 2 to 8, or a mapping from layer name to bits, `"*"` standing for the rest.
         act_bits: the same for activations: by the layer's name (all its uses) or by the use's
             name in the graph (`relu_1`).
-        first_bits: weight bits of the first weighted layer, in place of `weight_bits`.
-        last_bits: the same for the last.
+        first_bits: weight bits of the weighted layer that runs first, in place of `weight_bits`.
+        last_bits: the same for the one that runs last.
         ranges: how activation ranges are found, one of `RANGES`.
         gradient: straight-through rule, one of `GRADIENTS`.
 
@@ -286,52 +311,57 @@ def quantize_model(
         AktError: a network that cannot be traced, holds nothing to quantize, or multiplies by a
             matrix that would stay in floating point: attention, recurrent cells, `x @ self.weight`.
     """
+    if quantized_layers(teacher):
+        raise AktError("the network is a student already: give its teacher")
     student = trace(teacher)
-    weighted = _weighted_layers(student)
-    activations = [node for node in student.graph.nodes if is_activation(student, node)]
-    by_layer = _resolve(weight_bits, {name: (name,) for name in weighted}, "layer")
-    for name, bits in ((weighted[0], first_bits), (weighted[-1], last_bits)):
+    runs = _weighted_layers(student)
+    ends = graph.activations(student)
+    by_layer = _resolve(weight_bits, {name: (name,) for name in runs}, "layer")
+    for name, bits in ((runs[0], first_bits), (runs[-1], last_bits)):
         by_layer[name] = by_layer[name] if bits is None else check_bits(bits)
-    uses = {node.name: (node.name, str(node.target)) for node in activations}
+    uses = {node.name: (node.name, str(node.target)) for node in ends}
     by_use = _resolve(act_bits, uses, "activation")
-    for name in weighted:
+    for name, bits in by_layer.items():
         layer = student.get_submodule(name)
-        layer.__class__ = QUANTIZED[type(layer)]  # our own copy: weights and names stay
-        layer.weight_bits, layer.gradient = by_layer[name], gradient  # type: ignore[assignment]
-    for node in activations:
+        layer.__class__ = QUANTIZED[torch_class(layer)]  # our own copy: weights and names stay
+        layer.weight_bits, layer.gradient = bits, gradient  # type: ignore[assignment]
+    for node in ends:
         quantizer = ActivationQuantizer(by_use[node.name], ranges, gradient)
-        insert_after(student, node, f"activation_quantizers.{node.name}", quantizer)
+        place = behind(student, node)  # a map is taken before the rounding
+        insert_after(student, place, f"{QUANTIZERS}.{node.name}", quantizer)
     student.recompile()
     return student.eval()
 
 
 def _weighted_layers(student: fx.GraphModule) -> list[str]:
-    """Names of the layers to quantize, in the order in which they first run.
+    """Names of the layers to quantize, once for each time that they run, in that order.
 
     Raises:
         AktError: if a matrix of the network's would stay in floating point, or there is no layer.
     """
     names = []
-    images: set[fx.Node] = set()  # what depends on the input's values
+    images = from_images(student)
     weights: dict[fx.Node, int] = {}  # what is made of parameters and buffers alone; their axes
     for node in student.graph.nodes:
         inputs, kind = node.all_input_nodes, operation(student, node)
         held = [weights[i] for i in inputs if i in weights]
-        if node.op == "placeholder" or (images.intersection(inputs) and not is_size(node)):
-            images.add(node)
-        elif node.op == "get_attr":
+        if node.op == "get_attr":
             weights[node] = getattr(operator.attrgetter(node.target)(student), "ndim", 0)
-        elif held:
+        elif held and node not in images:
             weights[node] = max(held)
         if node.op == "call_module":
             layer = student.get_submodule(node.target)
             matrix = any(p.ndim > 1 or nn.parameter.is_lazy(p) for p in layer.parameters())
-            if type(layer) in QUANTIZED:
+            if torch_class(layer) in QUANTIZED and not parametrize.is_parametrized(layer):
                 names.append(node.target)
             elif matrix and not isinstance(layer, IN_FLOAT):
                 raise AktError(
-                    f"{node.target}: a {type(layer).__name__} cannot be quantized (yet): build it "
-                    "of nn.Conv1d, nn.Conv2d and nn.Linear"
+                    f"{node.target}: a {type(layer).__name__} cannot be quantized (yet): "
+                    + (
+                        "fold it in first, by torch.nn.utils.parametrize.remove_parametrizations"
+                        if parametrize.is_parametrized(layer)
+                        else "build it of nn.Conv1d, nn.Conv2d and nn.Linear"
+                    )
                 )
             continue
         module = getattr(node.target, "__module__", None) or "torch"  # torch.fx looks not inside
@@ -342,11 +372,16 @@ def _weighted_layers(student: fx.GraphModule) -> list[str]:
                 f"{node.name} applies a weight by a function call, which would stay in floating "
                 "point: make it a layer, nn.Linear say"
             )
+    for name, weight in student.named_parameters():
+        if weight.is_complex():
+            raise AktError(f"{name} is complex: only real weights can be quantized")
+        if weight.numel() and not (weight.detach().amax().float() - weight.amin()).isfinite():
+            raise AktError(f"{name} holds a NaN, or values too large for a range: mend the weights")
     if not names:
         raise AktError(
             f"{student._get_name()} has nothing to quantize: no convolution and no linear layer"
         )
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> dict[str, int]:
@@ -372,7 +407,7 @@ def freeze_ranges(student: nn.Module) -> None:
     """Stop every activation quantizer of `student` from updating its range.
 
     Raises:
-        AktError: if one of them has seen no batch yet.
+        AktError: if one of them has seen no batch yet, or a NaN, which no later batch mends.
     """
     for name, module in student.named_modules():
         if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
@@ -380,10 +415,23 @@ def freeze_ranges(student: nn.Module) -> None:
                 raise AktError(
                     f"{name} has observed no batch: run images through the student first"
                 )
+            if not (module.high - module.low).isfinite():
+                raise AktError(f"{name} has observed a NaN, or values too large for a range")
             module.observing = False
 
 
 # ---- what a student takes -----------------------------------------------------------------------
+
+
+def quantized_layers(student: nn.Module) -> list[str]:
+    """Names of the layers of `student` whose weights are quantized."""
+    return [name for name, layer in student.named_modules() if isinstance(layer, _QuantizedWeight)]
+
+
+def quantized_activations(student: nn.Module) -> list[str]:
+    """Names of the quantized uses of activations of `student`, as `act_bits` takes them."""
+    found = (n for n, m in student.named_modules() if isinstance(m, ActivationQuantizer))
+    return [name.removeprefix(f"{QUANTIZERS}.") for name in found]
 
 
 def stays_in_float(student: nn.Module) -> list[str]:
@@ -399,6 +447,15 @@ def stays_in_float(student: nn.Module) -> list[str]:
         for parameter, weight in layer.named_parameters(recurse=False)
         if weight.ndim > 1
     ]
+
+
+def activations_in_float(student: fx.GraphModule) -> list[str]:
+    """Where new values reach a quantized layer of `student` unrounded: `mul into layer1.conv`.
+
+    Empty for ordinary convolutional networks. What is no activation is not named: the images,
+    sums, pooled features and what a batch norm or another norm makes.
+    """
+    return [f"{node.name} into {layer}" for node, layer in graph.unrounded(student).items()]
 
 
 def effective_bits(student: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -4,9 +4,12 @@ Nothing here loads PyTorch before the first `Settings` is made: `akt-lab --help`
 """
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from akt_lab.errors import UsageError, unknown
 
@@ -22,10 +25,11 @@ def _method(name: str) -> "Method":
 
 @dataclass(frozen=True)
 class Numbers:
-    """Those that a setting may be, in words and as a test."""
+    """Those that a setting may be, in words and as a test; and at most what is surely mistyped."""
 
     words: str
     hold: Callable[[float], bool]
+    most: float = 10**6
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ COUNT = Numbers("at least 1", lambda number: number >= 1)
 RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
 SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
 WEIGHT = Numbers("0 or more", lambda number: 0 <= number < float("inf"))
+TEMPERATURE = Numbers("at least 0.01", lambda number: number >= 0.01, 1000)  # it is squared
+SEED = Numbers("of 64 bits", lambda number: -(2**63) <= number, 2**63 - 1)
 OF_METHOD = ("batch_size", "student_lr", "pool", "ranges")  # the method's own where 0 or empty
 
 
@@ -82,8 +88,12 @@ class Settings:
     student_lr: Annotated[float, "the student's (SGD with Nesterov momentum)", RATE] = 0.0
     momentum: Annotated[float, "of the student's SGD", WEIGHT] = 0.9
     weight_decay: Annotated[float, "of the student's SGD", WEIGHT] = 1e-4
-    milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1"] = (100, 200, 300)
-    temperature: Annotated[float, "of the logit loss", RATE] = 20.0
+    milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1", COUNT] = (
+        100,
+        200,
+        300,
+    )
+    temperature: Annotated[float, "of the logit loss", TEMPERATURE] = 20.0
     variant: Annotated[str, "of AKT: paper, code or published", OneOf("attention.VARIANTS")] = (
         "paper"
     )
@@ -127,13 +137,16 @@ class Settings:
     eval_every: Annotated[
         int, "epochs from one evaluation to the next; the last is always evaluated", COUNT
     ] = 1
-    seed: Annotated[int, "of the generator's weights, noise and classes"] = 0
+    seed: Annotated[int, "of the generator's weights, noise and classes", SEED] = 0
     _filled: InitVar[Mapping[str, tuple[Any, Any]] | None] = None  # name -> (given, filled in)
 
     def __post_init__(self, _filled: Mapping[str, tuple[Any, Any]] | None) -> None:
         """Fill in what depends on the method, and refuse what cannot be right."""
         now = vars(self)  # frozen for everyone else
-        now["milestones"] = tuple(self.milestones)
+        now["milestones"] = _tuple(self.milestones)
+        for name, kind in Settings.__annotations__.items():
+            if name in now and not is_of(now[name], get_args(kind)[0]):
+                check(name, now[name])  # says what it must be
         now |= {n: given for n, (given, filled) in (_filled or {}).items() if now[n] == filled}
         given, method = dict(now), _method(self.method)
         now |= {name: now[name] or getattr(method, name) for name in OF_METHOD}
@@ -165,6 +178,8 @@ class Settings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """Settings from names and values; a name that is not one of ours is refused."""
+        if not isinstance(values, Mapping):
+            raise UsageError(f"settings are names and values, not {values!r}")
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known:
@@ -209,14 +224,46 @@ class Settings:
         return f"{self.method} {self.variant}" if other else self.method
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, range)) else value
+
+
+def _words(kind: Any) -> str:
+    if isinstance(kind, UnionType):
+        return " or ".join(_words(each) for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is tuple:
+        return "several of them, each " + _words(get_args(kind)[0])
+    return {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}[kind]
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type: `int`, `tuple[float, ...] | None` and the like."""
+    if isinstance(kind, UnionType):
+        return any(is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(is_of(v, get_args(kind)[0]) for v in value)
+    if kind in (int, float):
+        number = Integral if kind is int else Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
 def check(name: str, value: Any) -> None:
     """Refuse a value that a setting cannot have, whatever the others are."""
-    for allowed in get_args(Settings.__annotations__[name])[2:]:
-        if isinstance(allowed, Numbers):
-            if not allowed.hold(value):
-                raise UsageError(f"{name} must be {allowed.words}, not {value}")
-        elif value not in allowed.names:
-            raise unknown(name, value, allowed.names)
+    value, (kind, _, *limits) = _tuple(value), get_args(Settings.__annotations__[name])
+    if not is_of(value, kind):
+        raise UsageError(f"{name} must be {_words(kind)}, not {value!r}")
+    if value is None:
+        return
+    values = value if isinstance(value, tuple) else (value,)
+    for allowed, each in itertools.product(limits, values):
+        if isinstance(allowed, OneOf):
+            if each not in allowed.names:
+                raise unknown(name, each, allowed.names)
+        elif not allowed.hold(each):
+            raise UsageError(f"{name} must be {allowed.words}, not {each}")
+        elif each > allowed.most:
+            raise UsageError(f"{name} must be at most {allowed.most}, not {each}")
 
 
 # ---- presets, and settings that are not read ----------------------------------------------------
@@ -287,6 +334,8 @@ def _unread(settings: Settings) -> dict[str, str]:
         unread |= {"alpha": f"its variant is {settings.variant}"}
     if method.akt and settings.variant == "published":
         unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
+    if settings.milestones and min(settings.milestones) >= settings.epochs:
+        unread |= {"milestones": f"it ends after {settings.epochs} epochs"}
     if not method.trains:
         names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         unread |= dict.fromkeys(names, "it trains no student")

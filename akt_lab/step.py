@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from akt_lab.generator import Generator
 from akt_lab.graph import capture_bn_inputs, capture_maps
 from akt_lab.image_pool import ImagePool
-from akt_lab.losses import Terms, akt_terms, total
+from akt_lab.losses import LAMBDA, Terms, akt_terms, total
 from akt_lab.methods import Method, get_method
 from akt_lab.settings import Settings
 from akt_lab.speed import as_one_graph, laid_out_as, unchanged_buffers
@@ -68,14 +68,19 @@ class Training:
 
 
 def balanced_lambda(student: nn.Module, logit_terms: Terms, features: Terms) -> float:
-    """The lambda at which both losses' gradients at the student's weights have one norm."""
+    """The lambda at which both losses' gradients at the student's weights have one norm.
+
+    The paper's where the features have none: student and teacher agree in them to the last digit.
+    """
     weights = [w for w in student.parameters() if w.requires_grad]
 
     def norm(terms: Terms) -> float:
         gradients = torch.autograd.grad(total(terms), weights, retain_graph=True, allow_unused=True)
         return torch.nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
 
-    return norm(logit_terms) / max(norm(features), torch.finfo(torch.float32).tiny)
+    of_features = norm(features)
+    known = of_features > torch.finfo(torch.float32).tiny
+    return norm(logit_terms) / of_features if known else LAMBDA["paper"]
 
 
 def distillation_terms(

@@ -24,3 +24,9 @@ def test_what_is_damaged_comes_whole_from_another_process():
     error = pickle.loads(pickle.dumps(DamagedError("a is damaged", "delete it")))
     assert (str(error), error.what) == ("a is damaged: delete it", "a is damaged")
     assert isinstance(error, AktError)
+
+
+def test_a_message_is_one_line():
+    """It may name a file whose name is of two."""
+    assert str(UsageError("no file a\nb\x85c")) == r"no file a\nb\nc"
+    assert str(pickle.loads(pickle.dumps(AktError("why")))) == "why"  # workers send them

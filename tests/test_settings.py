@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from akt_lab.errors import UsageError
 from akt_lab.methods import METHODS, get_method
 from akt_lab.quantizer import RANGES
 from akt_lab.settings import PRESETS, OneOf, Settings, check_read, preset
+from tests.faults import one_line
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -159,3 +161,46 @@ def test_help_tells_every_name():
             assert all(name in about for name in choice.names)
             places.append(choice.place)
     assert len(places) == 6
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=4,
+)
+NAMES = st.sampled_from([f.name for f in fields(Settings)]) | st.text(max_size=9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES | st.dictionaries(NAMES, VALUES, max_size=3))
+def test_a_record_s_settings_are_right_or_refused(values):
+    with one_line():
+        made = Settings.from_dict(values)
+        assert Settings.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epochs": "3"}, "epochs must be a whole number, not '3'"),
+        ({"epochs": 3.0}, "epochs must be a whole number, not 3.0"),
+        ({"epochs": True}, "epochs must be a whole number, not True"),
+        ({"first_bits": "8"}, "first_bits must be a whole number, not '8'"),
+        ({"temperature": None}, "temperature must be a number, not None"),
+        ({"method": None}, "method must be a name, not None"),
+        ({"compile": 1}, "compile must be true or false, not 1"),
+        ({"milestones": 5}, "milestones must be several of them, each a whole number, not 5"),
+        ({"milestones": [3, "4"]}, "milestones must be several of them"),
+        ({"milestones": [0]}, "milestones must be at least 1, not 0"),
+        ({"temperature": 1e300}, "temperature must be at most 1000, not 1e"),
+        ({"seed": 2**63}, "seed must be at most 9223372036854775807"),
+    ],
+)
+def test_values_of_another_kind_or_size(given, words):
+    with pytest.raises(UsageError, match=words):
+        Settings(**given)
+
+
+def test_every_seed_of_64_bits():
+    for seed in (-(2**63), -1, 0, 2**63 - 1):
+        torch.Generator().manual_seed(Settings(seed=seed).seed + 1)

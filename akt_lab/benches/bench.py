@@ -1,8 +1,9 @@
 """A bench, what it takes to load one again, and loading it."""
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,22 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from akt_lab.benches.digits import load_digits
 from akt_lab.benches.downloads import fetch
-from akt_lab.benches.images import FolderImages, normalise, read_cifar, read_image_folder
+from akt_lab.benches.fit import asks_for_layout, check_fits
+from akt_lab.benches.folders import check_folder
+from akt_lab.benches.images import LARGEST, FolderImages, normalise, read_cifar, read_image_folder
 from akt_lab.benches.known import BENCHES, KNOWN, Known
 from akt_lab.benches.teacher import call_factory, load_weights
-from akt_lab.errors import AktError, UsageError, unknown
+from akt_lab.errors import AktError, UsageError, one_line, unknown
 from akt_lab.files import MADE_AGAIN, claim, damaged, fingerprint, load_tensors, save_tensors
+from akt_lab.graph import trace
+from akt_lab.settings import is_of
 
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
+LEAST_STD = 1e-3  # a quarter of a byte's step
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Bench:
         classes: their names, in the order of the teacher's logits.
         mean, std: of each channel, on the scale 0 to 1.
         device: where batches and networks go.
+        notes: what to know of its files, one line each: what was left out, converted, chosen.
     """
 
     name: str
@@ -45,6 +53,7 @@ class Bench:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -146,8 +155,20 @@ class BenchSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BenchSpec":
-        """From a record."""
+        """From a record.
+
+        Raises:
+            UsageError: for a name that is not one of ours, or a value that is none of its kind.
+        """
+        if not isinstance(values, Mapping):
+            raise UsageError(f"a bench is names and values, not {values!r}")
+        kinds = {f.name: f.type for f in fields(cls)}
         plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name, value in plain.items():
+            if name not in kinds:
+                raise unknown("entry of a bench", name, kinds)
+            if not is_of(value, kinds[name]):
+                raise UsageError(f"{name} of a bench cannot be {value!r}")
         return cls(**plain)
 
 
@@ -163,21 +184,28 @@ def load_bench(
     spec = BenchSpec(spec) if isinstance(spec, str) else spec
     _check_complete(spec)
     images: Tensor | FolderImages
-    if not spec.teacher and spec.bench == "digits":
+    notes: list[str] = []
+    if spec.teacher is None and spec.bench == "digits":
         teacher, images, labels, names, mean, std = load_digits(_cache(), progress)
     else:
         known = None if spec.teacher else KNOWN[spec.name]
         teacher = known.build() if known else call_factory(spec.name)
         source = known.weights if known and not spec.weights else None
         path = fetch(source, _cache() / source.file, progress) if source else spec.weights
-        load_weights(teacher, Path(str(path)), source)
+        notes += load_weights(teacher, Path(str(path)), source)
         mean = spec.mean or (known.mean if known else ())
         std = spec.std or (known.std if known else ())
-        images, labels, names = _images(spec, known, len(mean), progress)
-    bench = Bench(spec.name, teacher.eval(), images, labels, names, mean, std, torch.device(device))
-    _check_fits(bench)
-    bench.teacher.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    return bench
+        images, labels, names = _images(spec, known, len(mean), progress, notes)
+    some = normalise(images[:2], mean, std)
+    if asks_for_layout(teacher.eval(), some):
+        teacher = trace(teacher)
+    notes += check_fits(teacher, some, names)
+    if progress:
+        for note in notes:
+            tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)
+    teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore
+    place = torch.device(device)
+    return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes))
 
 
 # ---- a bench's parts -----------------------------------------------------------------------------
@@ -201,14 +229,17 @@ def _cache() -> Path:
 
 
 def _images(
-    spec: BenchSpec, known: Known | None, channels: int, progress: bool
+    spec: BenchSpec, known: Known | None, channels: int, progress: bool, notes: list[str]
 ) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
-    """Images, labels and classes: those of the folder that was named, or the bench's own."""
+    """Images, labels and classes: those of the folder that was named, or the bench's own.
+
+    What is to say of them is added to `notes`.
+    """
     if spec.data or known is None or known.archive is None:
         resize, crop = (known.resize, known.crop) if known else (None, None)
         if spec.image_size:
             resize, crop = None, spec.image_size
-        return read_image_folder(Path(str(spec.data)), channels, crop, progress, resize)
+        return read_image_folder(Path(str(spec.data)), channels, crop, progress, resize, notes)
     source = known.archive
     kept = _cache() / f"{source.file.removesuffix('.tar.gz')}-test.safetensors"
     if not kept.exists():
@@ -224,49 +255,58 @@ def _images(
 
 def _check_complete(spec: BenchSpec) -> None:
     options = ("weights", "data", "mean", "std", "image_size")
-    given = [name for name in options if getattr(spec, name)]
-    if not spec.teacher and spec.bench == "digits":
+    given = [name for name in options if getattr(spec, name) is not None]
+    if spec.teacher is None and spec.bench == "digits":
         if given:
-            raise UsageError(f"--bench digits has its own teacher and images: drop --{given[0]}")
+            raise UsageError(
+                f"--bench digits has its own teacher and images: drop {_option(given[0])}"
+            )
         return
-    if not spec.teacher and spec.bench not in KNOWN:
+    if spec.teacher is None and spec.bench not in KNOWN:
         raise unknown("bench", spec.name, BENCHES)
     forms = {"weights": "--weights FILE", "data": "--data DIR (a folder of images a class)"}
     needed = ["weights", "data"]
-    if not spec.teacher:  # ImageNet's images may not be passed on
-        needed = [] if KNOWN[spec.name].archive else ["data"]
+    archive = None if spec.teacher is not None else KNOWN[spec.name].archive
+    if spec.teacher is None:  # ImageNet's images may not be passed on
+        needed = [] if archive else ["data"]
     if missing := [forms[name] for name in needed if name not in given]:
         name = f"--{'teacher' if spec.teacher else 'bench'} {spec.name}"
         raise UsageError(f"{name} needs {' and '.join(missing)}; --bench digits needs nothing")
-    if spec.weights and not Path(spec.weights).is_file():
-        raise AktError(f"--weights: no file {spec.weights}")
-    if spec.data and not Path(spec.data).is_dir():
-        raise AktError(f"--data {spec.data}: no such folder")
-    if spec.teacher and not (spec.mean and spec.std):
+    if archive and spec.image_size is not None and spec.data is None:
+        raise UsageError(f"--bench {spec.name} has its own images, of 32 x 32: drop --image-size")
+    if spec.weights is not None and not Path(spec.weights).is_file():
+        is_folder = Path(spec.weights).is_dir()
+        why = (
+            f"{spec.weights} is a folder: name a file in it"
+            if is_folder
+            else f"no file {spec.weights}"
+        )
+        raise AktError(f"--weights: {why}")
+    if spec.data is not None:
+        check_folder(Path(spec.data))
+    if spec.image_size is not None and not 1 <= spec.image_size <= LARGEST:
+        raise UsageError(f"--image-size must be from 1 to {LARGEST} pixels, not {spec.image_size}")
+    if spec.teacher is not None and not (spec.mean and spec.std):
         raise UsageError("--teacher needs --mean and --std, one number for each colour channel")
     if len(spec.mean or ()) != len(spec.std or ()) or len(spec.mean or (0,)) not in (1, 3):
         raise UsageError("--mean and --std take one number each (grey) or three each (colour)")
-    if any(value <= 0 for value in spec.std or ()):
-        raise UsageError("--std must be positive")
+    _check_scale(spec.mean or (), spec.std or ())
 
 
-@torch.inference_mode()
-def _check_fits(bench: Bench) -> None:
-    """Run one image through the teacher: its channels and classes must be those of the images."""
-    first = next((m for m in bench.teacher.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != bench.channels:
-        raise AktError(
-            f"the teacher takes {first.in_channels} channels, but --mean and --std describe "
-            f"{bench.channels}: give {first.in_channels} numbers each"
-        )
-    try:
-        logits = bench.teacher(bench.normalise(bench.images[:1]))
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise AktError(f"the teacher cannot run on these images ({reason})") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise AktError("the teacher must return logits (B, classes), one tensor")
-    if logits.shape[1] != bench.num_classes:
-        raise AktError(
-            f"the teacher knows {logits.shape[1]} classes, --data holds {bench.num_classes} folders"
-        )
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_scale(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a normalisation that is not of pixels from 0 to 1."""
+    for name, values, least in (("mean", mean, 0.0), ("std", std, LEAST_STD)):
+        for value in values:
+            if not least <= value <= 1:
+                hint = ""
+                if 1 < value <= 255:
+                    hint = f": did you mean {value:g}/255 = {value / 255:.4g}"
+                    hint += ", and --std divided by 255, too?" if name == "mean" else "?"
+                raise UsageError(
+                    f"--{name} is of pixels on the scale 0 to 1, so from {least:g} to 1, not "
+                    f"{value:g}{hint}"
+                )

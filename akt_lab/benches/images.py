@@ -7,20 +7,26 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from akt_lab.benches.folders import formats, list_images
+from akt_lab.benches.pixels import in_colour
+from akt_lab.benches.weights import begins_as
 from akt_lab.errors import AktError
 
+LARGEST = 4096  # pixels, height and width of an image as networks take it
 IN_MEMORY = 2**30  # bytes of images up to which a folder is decoded at once
 CHUNK = 32  # images that a thread decodes at a time
 STRIP = 100  # times as long as wide: what is longer is not resized
+LOOKED_AT = 8  # images of many, all over the folder, when it is read
 TINY = 8192  # bytes of a file: below, threads wait for each other longer than they decode
 
 
@@ -36,6 +42,7 @@ class FolderImages:
 
     Attributes:
         shape: (N, channels, S, S), of bytes.
+        seen: what is to be said of those that were decoded.
     """
 
     def __init__(self, paths: Sequence[str], channels: int, size: int | None, resize: int | None):
@@ -45,6 +52,7 @@ class FolderImages:
             AktError: if the first image cannot be read or is not square.
         """
         self.paths, self.channels, self.size, self.resize = paths, channels, size, resize
+        self.seen: set[str] = set()
         self.shape = torch.Size((len(paths), *self._decode(paths[0]).shape))
         tiny = os.path.getsize(paths[0]) < TINY
         self.threads = 1 if tiny else min(32, (os.cpu_count() or 1) + 1)
@@ -97,22 +105,50 @@ class FolderImages:
 
     def _decode(self, path: str, shape: Sequence[int] | None = None) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
-                rgb = picture.convert("RGB")  # of a palette, too, before it turns grey
-                pixels = _fitted(rgb, self.channels, self.size, self.resize)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise AktError(f"{path} is not an image that can be read ({error})") from error
+            with Image.open(path, formats=formats()) as picture:
+                pixels = _fitted(picture, self.channels, self.size, self.resize, self.seen)
+        except Exception as error:  # whatever a broken or a hostile file can raise
+            reason = _reason(error, _beginning(path))
+            raise AktError(f"{path} is not an image that can be read ({reason})") from error
         image = np.asarray(pixels).reshape(*pixels.size[::-1], -1).transpose(2, 0, 1)
-        if image.shape[1] != image.shape[2] or (shape and image.shape != shape):
-            raise AktError(f"{path} is {image.shape[1:]}: images differ; give --image-size")
+        height, width = image.shape[1:]
+        if height != width or height > LARGEST or (shape and image.shape != shape):
+            wanted = "and as large as the first" if shape else f"and of up to {LARGEST} pixels"
+            raise AktError(
+                f"{path} is {width} x {height}: images must be square {wanted}; give --image-size"
+            )
         return image
 
 
-def _fitted(picture: Any, channels: int, size: int | None, resize: int | None) -> Any:
-    """Grey or colour; unless `size` is None, the shorter side resized, and the middle cropped."""
+def _beginning(path: str) -> bytes:
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(40)
+    return b"?"
+
+
+def _reason(error: Exception, begins: bytes) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return begins_as(begins) or "of no format that Pillow knows"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _fitted(
+    picture: Any, channels: int, size: int | None, resize: int | None, seen: set[str]
+) -> Any:
+    """Grey or colour; unless `size` is None, the shorter side resized, and the middle cropped.
+
+    What there is to say of it is added to `seen`.
+    """
     from torchvision.transforms import functional as TF
 
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    shown = "{} x {} pixels".format(*picture.size)
+    if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or 2**31):
+        raise ValueError(f"{shown} are too many")
+    if size is not None and max(picture.size) > STRIP * min(picture.size):
+        raise ValueError(f"{shown} are a strip")
+    picture = in_colour(picture, seen)
+    if channels == 1:
+        picture = picture.convert("L")
     if size is None:
         return picture
     return TF.center_crop(TF.resize(picture, [resize or size]), [size])
@@ -124,11 +160,13 @@ def read_image_folder(
     image_size: int | None = None,
     progress: bool = True,
     resize: int | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
-    """Images of a folder with one folder for each class, in alphabetical order.
+    """Images of a folder with one folder for each class, as `folders.list_images` finds them.
 
-    Their shorter side is resized to `resize` pixels (where None, to `image_size`), and the middle
-    `image_size` are kept. More than `IN_MEMORY` bytes of them are not held in memory.
+    What to say of them, such as how many files were left out, is added to `notes`. Their shorter
+    side is resized to `resize` pixels (where None, to `image_size`), and the middle `image_size`
+    are kept. More than `IN_MEMORY` bytes of them are not held in memory.
 
     Returns:
         bytes (N, channels, S, S), labels (N,), and the classes' names.
@@ -137,23 +175,17 @@ def read_image_folder(
         AktError: a folder that is not there, holds no classes or no images, an image that cannot
             be read, or images that are not square and of one size while `image_size` is None.
     """
-    from torchvision.datasets import ImageFolder
-
-    if not folder.is_dir():
-        raise AktError(f"--data {folder}: no such folder")
-    try:
-        dataset = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise AktError(
-            f"--data {folder}: expected one folder of images for each class, such as "
-            f"{folder}/cat/0001.jpg ({str(error).splitlines()[0]})"
-        ) from error
-    except OSError as error:
-        raise AktError(f"--data {folder} cannot be read: {error.strerror or error}") from error
-    lazy = FolderImages([path for path, _ in dataset.samples], channels, image_size, resize)
-    small = lazy.shape.numel() <= IN_MEMORY
-    images = lazy.decode(lazy.paths, progress) if small else lazy
-    return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+    paths, labels, classes, said = list_images(folder)
+    lazy = FolderImages(paths, channels, image_size, resize)
+    held = lazy.shape.numel() <= IN_MEMORY
+    images = lazy.decode(paths, progress) if held else lazy
+    if not held:
+        lazy.decode(paths[:: -(-len(paths) // LOOKED_AT)])
+    if lazy.seen:
+        said.append(f"among the images: {'; '.join(sorted(lazy.seen))}")
+    if notes is not None:
+        notes += said
+    return images, torch.tensor(labels), classes
 
 
 def decode_image(data: bytes, channels: int, size: int) -> Tensor:
@@ -165,12 +197,15 @@ def decode_image(data: bytes, channels: int, size: int) -> Tensor:
     from torchvision.transforms.functional import pil_to_tensor
 
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if max(picture.size) > STRIP * min(picture.size):
-                raise ValueError("a strip")
-            fitted = _fitted(ImageOps.exif_transpose(picture), channels, size, None)
+        with Image.open(io.BytesIO(data), formats=formats()) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            upright.format = picture.format  # which a copy lacks, and tells the scale
+            fitted = _fitted(upright, channels, size, None, set())
     except Exception as error:  # whatever a broken or a hostile file can raise
-        raise AktError("this file is not an image that can be read: try a PNG or a JPEG") from error
+        reason = _reason(error, data)
+        raise AktError(
+            f"this file is not an image that can be read ({reason}): try a PNG or a JPEG"
+        ) from error
     return pil_to_tensor(fitted)
 
 

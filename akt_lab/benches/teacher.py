@@ -1,83 +1,150 @@
 """A bench's teacher: a function of one's own that returns it, and files of weights that fill it."""
 
+import copy
 import importlib
-import io
+import inspect
 import os
 import sys
-import zipfile
-from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from akt_lab.benches import weights
 from akt_lab.benches.downloads import Source
+from akt_lab.benches.foreign import no_trace
 from akt_lab.errors import AktError, UsageError
-from akt_lab.files import load_tensors
 
 
 def call_factory(name: str) -> nn.Module:
     """The network that `module:function` returns, the current folder searched first.
+
+    A class will do, and a network that the module holds, which is copied. Whatever its code
+    changes in Python and PyTorch is put back; of what it may print, see `foreign.no_trace`.
 
     Raises:
         UsageError: if the name is not of that form.
         AktError: if there is no such module or function, or it does not return a network.
     """
     module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
+    if not module_name or not function_name or {*"/\\"} & {*name} or module_name.endswith(".py"):
         raise UsageError(
-            f"--teacher takes module:function, for example my_nets:resnet, not {name!r}"
+            "--teacher takes module:function, for example my_nets:resnet for a function of "
+            f"my_nets.py in the current folder, not {name!r}"
         )
-    if os.getcwd() not in sys.path:
+    if sys.path[:1] not in ([os.getcwd()], [""]):
         sys.path.insert(0, os.getcwd())
     try:
-        network = getattr(importlib.import_module(module_name), function_name)()
+        with no_trace() as said:
+            network = _call(module_name, function_name)
+    except AktError as error:
+        raise AktError(f"--teacher {name}: {error}") from error
+    except SystemExit as error:
+        said_last = said.getvalue().strip() or error.code
+        last = str(said_last or "without a word").splitlines()[-1]
+        raise AktError(
+            f"--teacher {name}: its code ends the program ({last}): let what only a script needs "
+            "stand below `if __name__ == '__main__':`"
+        ) from error
     except Exception as error:
-        raise AktError(f"--teacher {name}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise AktError(f"--teacher {name}: {reason}{_shadowed(module_name)}") from error
     if not isinstance(network, nn.Module):
-        raise AktError(f"--teacher {name} returned a {type(network).__name__}, not a network")
-    return network
+        kind = "class" if isinstance(network, type) else type(network).__name__
+        raise AktError(f"--teacher {name} returned a {kind}, not a network")
+    for tensor_name, t in network.state_dict(keep_vars=True).items():
+        if is_lazy(t) or t.is_meta or t.is_complex():
+            kind = "complex" if t.is_complex() else "not initialised"
+            raise AktError(f"--teacher {name}: {tensor_name} is {kind}, not of real numbers")
+    return network.cpu().float()
 
 
-def load_weights(network: nn.Module, path: Path, source: Source | None = None) -> None:
-    """Load a .safetensors file into a network, or a .pth file of a state dict.
+def _call(module_name: str, function_name: str) -> Any:
+    """What the function returns, out of what training may have wrapped it in."""
+    found = attrgetter(function_name)(importlib.import_module(module_name))
+    if isinstance(found, nn.Module):
+        network: Any = copy.deepcopy(found)  # each bench fills its own
+    elif not callable(found):
+        raise AktError(
+            f"it is of type {type(found).__name__}, not a function that returns a network"
+        )
+    else:
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:
+            raise AktError(
+                f"it needs arguments ({error}): write a function without, such as "
+                f"def mine(): return {function_name}(…), and name that"
+            ) from error
+        network = found()
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        network = network.module
+    return getattr(network, "_orig_mod", network)  # torch.compile's
+
+
+def _shadowed(module_name: str) -> str:
+    """Says so where the current folder's file was not read, as another has its name."""
+    loaded = getattr(sys.modules.get(module_name), "__file__", None)
+    own = Path(os.getcwd(), *module_name.split(".")).with_suffix(".py")
+    if not loaded or not own.exists() or own.samefile(loaded):
+        return ""
+    return f" ({module_name} is {loaded}: give your {own.name} another name)"
+
+
+def load_weights(network: nn.Module, path: Path, source: Source | None = None) -> list[str]:
+    """Load weights into a network: a .safetensors file, or a state dict as `torch.save` writes it.
 
     Of a file that was downloaded from `source`, what the network has not is left out.
 
+    Returns:
+        what to say of it: what it was wrapped in, numbers that were converted.
+
     Raises:
-        AktError: if they do not fit; names the tensors.
+        AktError: if they do not fit, or are not finite; names the tensors.
     """
-    expected, member = network.state_dict(), source.member if source else None
-    safe = path.suffix == ".safetensors"
-    tensors = load_tensors(path)[0] if safe else _load_pth(path, member)
+    expected = network.state_dict()
+    found = weights.read(path, source.member if source else None)
+    tensors, more, notes = weights.fitted(found, expected, path)
     problems = [
         f"{name} is missing"
         for name in expected
         if name not in tensors and not name.endswith("num_batches_tracked")  # old files lack it
     ]
-    for name in list(tensors):
-        if name not in expected and source:
-            del tensors[name]
-        elif name not in expected:
-            problems.append(f"{name} is not in the network")
-        elif (found := tuple(tensors[name].shape)) != (wanted := tuple(expected[name].shape)):
-            problems.append(f"{name} is {found}, the network's {wanted}")
+    problems += [] if source else [f"{name} is not in the network" for name in more]
+    for name, t in tensors.items():
+        if (shape := tuple(t.shape)) != (wanted := tuple(expected[name].shape)):
+            problems.append(f"{name} is {shape}, the network's {wanted}")
+        elif name.endswith("num_batches_tracked"):
+            pass  # nobody reads it
+        elif t.is_floating_point() != expected[name].is_floating_point() or t.is_quantized:
+            problems.append(f"{name} is {_type(t)}, the network's {_type(expected[name])}")
     if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{more}")
+        several = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{several}")
+    for t in network.state_dict(keep_vars=True).values():
+        if 0 in t.stride() and t.numel() > 1:  # expanded: all its numbers are one
+            t.data = t.data.contiguous()
     network.load_state_dict(tensors, strict=False)
+    _check_finite(network, path)
+    kinds = {_type(t) for t in tensors.values() if t.is_floating_point()} - {"float32"}
+    if kinds:
+        notes.append(f"weights are {' and '.join(sorted(kinds))} in the file, used as float32")
+    return notes
 
 
-def _load_pth(path: Path, member: str | None) -> dict[str, Tensor]:
-    """A state dict as PyTorch saves it; nothing that its pickle could call is called."""
-    try:
-        data = path.read_bytes()
-        if member:
-            data = zipfile.ZipFile(io.BytesIO(data)).read(member)
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or a hostile file can raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise AktError(f"{path} is not a file of weights ({reason})") from error
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise AktError(f"{path} holds no state dict: save one by torch.save(net.state_dict(), …)")
-    return dict(found)
+def _type(t: Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")
+
+
+def _check_finite(network: nn.Module, path: Path) -> None:
+    """Refuse NaN anywhere, and infinities but in buffers, where masks of attention hold them."""
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    for name, t in network.state_dict().items():
+        bad = t.isnan() | (t.isinf() if name in parameters else False)
+        if bad.any():
+            raise AktError(
+                f"{path}: {int(bad.sum())} of {t.numel()} numbers of {name} are not finite (NaN or "
+                "inf): the training that wrote them diverged, or it was saved in too few bits"
+            )

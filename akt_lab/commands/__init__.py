@@ -6,26 +6,39 @@ by SIGHUP.
 """
 
 import argparse
+import os
+import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from akt_lab import __version__
 from akt_lab.commands import demo, doctor, evaluate, figures, lab, methods, quantize, sweep, table
-from akt_lab.errors import AktError, UsageError
+from akt_lab.errors import AktError, UsageError, one_line
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
     for module in (demo, quantize, evaluate, sweep, table, figures, methods, doctor, lab)
 }
 
+FULL = re.compile("OutOfMemoryError|can't allocate memory|not enough memory")  # PyTorch's words
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, that tells a mistake in one line; the options are in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each adds its own."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="akt-lab", description="See zero-shot quantization happen, and test its claims."
     )
     whole.add_argument("--version", action="version", version=f"akt-lab {__version__}")
@@ -37,7 +50,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a class's name, say, in a console of Windows
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we refuse it, in one line
     whole = parser()
+    for argument in sys.argv[1:] if argv is None else argv:
+        if re.fullmatch("--[a-z-]+=--", argument):  # argparse makes an empty list of it
+            whole.error(f"argument {argument[:-3]}: must name something, not '--'")
     options, rest = whole.parse_known_args(argv)
     if rest and options.command != "lab":  # whose server takes them
         whole.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -46,8 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _stopped_by_signals():
             return COMMANDS[options.command].run(options)
     except AktError as error:
-        print(f"akt-lab {options.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _end(options.command, str(error), 2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _end(options.command, f"{place}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or FULL.search(f"{type(error).__name__} {error}")):
+            raise
+        words = "not enough memory: try a smaller --batch-size, --image-size or --pool"
+        return _end(options.command, f"{words} ({error or 'MemoryError'})", 1)
     except (KeyboardInterrupt, Stopped) as stop:
         number = getattr(stop, "number", signal.SIGINT)
         how = "--resume goes on from its last checkpoint, if it has one"
@@ -57,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):  # the terminal may be gone
             print(f"\nstopped{by}; what was saved is kept, and {how}", file=sys.stderr)
         return 128 + number
+
+
+def _end(command: str, message: str, code: int) -> int:
+    print(f"akt-lab {command}: {one_line(message)}", file=sys.stderr)
+    return code
 
 
 class Stopped(BaseException):

@@ -4,8 +4,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders, positive
-from akt_lab.errors import AktError
+from akt_lab.commands.options import (
+    DEMO_RUNS,
+    FIGURES,
+    figure_folders,
+    make_folder,
+    path,
+    positive,
+    whole,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +25,9 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     parser = commands.add_parser(
         name, help="digits: teacher to students at 2, 3, 4 bits, in minutes"
     )
-    parser.add_argument("--out", type=Path, default=DEMO_RUNS, help="folder for the runs")
-    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder for the figures")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--out", type=path, default=DEMO_RUNS, help="folder for the runs")
+    parser.add_argument("--figures", type=path, default=FIGURES, help="folder for the figures")
+    parser.add_argument("--seed", type=whole, default=0, help="random seed")
     parser.add_argument("--workers", type=positive, help="runs side by side (default: one a core)")
     parser.add_argument("--steps", type=positive, default=50, help="steps an epoch")
 
@@ -30,10 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.figures import gallery
     from akt_lab.files import write_whole
 
-    try:
-        options.figures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AktError(f"--figures {options.figures}: {error.strerror}") from error
+    make_folder("--figures", options.figures)
     found, runs = train(options.out, options.seed, options.steps, options.workers)
     print_table(found)
     text = found.drop(columns=["label", "same"]).to_csv(index=False)

@@ -1,10 +1,11 @@
 """`akt-lab evaluate`: accuracy of a run's student, and of its teacher."""
 
 import argparse
-from pathlib import Path
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
-from akt_lab.commands.options import add_bench_options, device_of, given_bench, report
+from akt_lab.commands.options import add_bench_options, device_of, given_bench, path, report
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -16,7 +17,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         description="Accuracy of a run's student and its teacher; of a teacher alone without RUN.",
     )
     parser.add_argument(
-        "run", nargs="?", type=Path, default=None, metavar="RUN", help="a run's folder"
+        "run", nargs="?", type=path, default=None, metavar="RUN", help="a run's folder"
     )
     add_bench_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -24,6 +25,13 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Count what a student and its teacher get right."""
+    with redirect_stdout(sys.stderr):  # a network may print
+        result = _evaluated(options)
+    report(result, options)
+    return 0
+
+
+def _evaluated(options: argparse.Namespace) -> dict[str, Any]:
     from akt_lab.benches import BenchSpec, load_bench
     from akt_lab.runs import networks, training
     from akt_lab.runs.folder import Run
@@ -37,6 +45,5 @@ def run(options: argparse.Namespace) -> int:
     if made is not None:
         student, result["student"] = networks.load_student(made, bench)
         result["student_accuracy"] = training.evaluate(student, bench, progress=True)
-    result["teacher_accuracy"] = training.evaluate(bench.teacher, bench, progress=True)
-    report(result, options)
-    return 0
+    result["teacher_accuracy"] = training.judge(bench, progress=True)
+    return result

@@ -1,9 +1,8 @@
 """`akt-lab figures`: draw figures from runs."""
 
 import argparse
-from pathlib import Path
 
-from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders
+from akt_lab.commands.options import DEMO_RUNS, FIGURES, figure_folders, make_folder, path
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -13,9 +12,9 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     parser.add_argument(
-        "--runs", type=Path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
+        "--runs", type=path, default=DEMO_RUNS, help="folder of runs (default: the demo's, made)"
     )
-    parser.add_argument("--out", type=Path, default=FIGURES, help="folder for the figures")
+    parser.add_argument("--out", type=path, default=FIGURES, help="folder for the figures")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,8 +25,11 @@ def run(options: argparse.Namespace) -> int:
 
     gallery.check(options.names)  # before minutes of training
     if options.runs == DEMO_RUNS and not any(DEMO_RUNS.glob("*/record.json")):
+        make_folder("--out", options.out)
         demo.train(DEMO_RUNS, seed=0, steps=50, workers=None)
+    runs = find_runs(options.runs)
+    make_folder("--out", options.out)
     folders = figure_folders(options.runs, options.out)
-    for picture in gallery.draw(options.names, find_runs(options.runs), options.out, folders):
+    for picture in gallery.draw(options.names, runs, options.out, folders):
         print(picture)
     return 0

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from akt_lab.commands.options import DEMO_RUNS
+from akt_lab.commands.options import DEMO_RUNS, path
 from akt_lab.errors import AktError, UsageError
 
 PACKAGE = Path(__file__).parents[1]
@@ -20,9 +20,9 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     parser = commands.add_parser(
         name, help="open JupyterLab on notebooks/ (its options may follow)"
     )
-    parser.add_argument("--folder", type=Path, help="another folder of notebooks")
+    parser.add_argument("--folder", type=path, help="another folder of notebooks")
     parser.add_argument("--app", action="store_true", help="the explorers alone, without code")
-    parser.add_argument("--runs", type=Path, help=f"runs that --app shows (default: {DEMO_RUNS})")
+    parser.add_argument("--runs", type=path, help=f"runs that --app shows (default: {DEMO_RUNS})")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,16 +3,23 @@
 import argparse
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from akt_lab.errors import UsageError
+from akt_lab.errors import AktError, UsageError
 from akt_lab.settings import OF_METHOD, PRESETS, Settings, check
 
 DEMO_RUNS, FIGURES = Path("runs/demo"), Path("figures")
+LONGEST, MOST_THREADS = 255, 1024
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -22,7 +29,22 @@ def positive(text: str) -> int:
     return number
 
 
-positive.__name__ = "whole number of at least 1"  # what argparse calls it
+def named(text: str) -> str:
+    """What names something: not nothing, and no text that no file's name can be."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must name something, not {text!r}")
+    return text
+
+
+def path(text: str) -> Path:
+    """Of a file or folder."""
+    if any(len(os.fsencode(part)) > LONGEST for part in re.split(r"[/\\]", named(text))):
+        raise argparse.ArgumentTypeError(f"names of files have at most {LONGEST} bytes: {text!r}")
+    return Path(text)
+
+
+whole.__name__ = "whole number"  # what argparse calls them
+positive.__name__ = "whole number of at least 1"
 
 
 def _option(setting: Field) -> dict[str, Any]:
@@ -34,14 +56,15 @@ def _option(setting: Field) -> dict[str, Any]:
     if default is not None and "(default: " not in about:
         several = isinstance(default, tuple)
         about += f" (default: {' '.join(map(str, default)) if several else default})"
-    how = {"type": next(iter(get_args(kind)), kind), "help": about}  # int of int | None
+    base = next(iter(get_args(kind)), kind)  # int of int | None
+    how = {"type": whole if base is int else base, "help": about}
     return how | ({"nargs": "*"} if get_origin(kind) is tuple else {})
 
 
 PRESET = f"{', '.join(PRESETS)}: what the options below replace (default: paper)"
 SETTING_OPTIONS: dict[str, dict[str, Any]] = {
     "--preset": {"help": PRESET},
-    "--bits": {"type": int, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
+    "--bits": {"type": whole, "help": "bits of weights and activations, 2 to 8 (default: 3)"},
     **{f"--{f.name.replace('_', '-')}": _option(f) for f in fields(Settings)},
 }
 
@@ -51,12 +74,15 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     bench = parser.add_argument_group("bench")
     bench.add_argument(
         "--bench",
+        type=named,
         help="digits (default), cifar10 or cifar100 (downloaded on first use), imagenet-resnet18 "
         "(or just imagenet) or imagenet-mobilenet_v2 (weights are downloaded, --data is yours)",
     )
-    bench.add_argument("--teacher", help="one's own network: module:function that returns it")
-    bench.add_argument("--weights", help="the teacher's weights, .safetensors or .pth")
-    bench.add_argument("--data", help="evaluation images: a folder for each class")
+    bench.add_argument(
+        "--teacher", type=named, help="one's own network: module:function that returns it"
+    )
+    bench.add_argument("--weights", type=path, help="the teacher's weights, .safetensors or .pth")
+    bench.add_argument("--data", type=path, help="evaluation images: a folder for each class")
     for name in ("--mean", "--std"):
         bench.add_argument(
             name, nargs="+", action="extend", type=_numbers, metavar="X",
@@ -65,10 +91,12 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--image-size", type=positive, help="resize and crop images to this many pixels"
     )
-    bench.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    bench.add_argument(
+        "--device", type=named, help="cpu or cuda (default: cuda where there is one)"
+    )
     bench.add_argument(
         "--threads",
-        type=int,
+        type=whole,
         help="processor threads (default: one a core; in a sweep 1 for each run)",
     )
 
@@ -76,6 +104,9 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
 def _numbers(text: str) -> list[float]:
     """`0.5` or `0.5,0.4,0.3`."""
     return [float(part) for part in text.split(",") if part.strip()]
+
+
+_numbers.__name__ = "number"
 
 
 # ---- what was named -----------------------------------------------------------------------------
@@ -125,11 +156,37 @@ def device_of(options: argparse.Namespace) -> str:
 
     from akt_lab.runs.jobs import choose_device
 
-    if hasattr(options, "threads"):
-        if options.threads < 1:
-            raise UsageError(f"--threads must be at least 1, not {options.threads}")
-        torch.set_num_threads(options.threads)
+    if threads := threads_of(options):
+        torch.set_num_threads(threads)
     return choose_device(getattr(options, "device", None))
+
+
+def threads_of(options: argparse.Namespace, default: int | None = None) -> int | None:
+    """The threads that were named.
+
+    Raises:
+        UsageError: if they are none, or so many that the system refuses them.
+    """
+    threads = getattr(options, "threads", default)
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads must be at least 1, not {threads}")
+    if threads is not None and threads > MOST_THREADS:
+        raise UsageError(f"--threads must be at most {MOST_THREADS}, not {threads}")
+    return threads
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make the folder that an option names, before the work whose results it is to hold.
+
+    Raises:
+        AktError: if it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AktError(f"{option} {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise AktError(f"{option} {folder}: may not be written to")
 
 
 # ---- what is printed ----------------------------------------------------------------------------

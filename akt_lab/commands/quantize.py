@@ -1,6 +1,8 @@
 """`akt-lab quantize`: one run."""
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from akt_lab.commands.options import (
     device_of,
     given_bench,
     given_settings,
+    path,
     report,
 )
 from akt_lab.errors import AktError, DamagedError, UsageError
@@ -33,7 +36,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     for option, how in SETTING_OPTIONS.items():
         parser.add_argument(option, **how)
     parser.add_argument(
-        "--out", type=Path, default=None, help="the run's folder (default: a new one in runs/)"
+        "--out", type=path, default=None, help="the run's folder (default: a new one in runs/)"
     )
     for option, about in (
         ("--resume", "go on with the run in --out"),
@@ -45,24 +48,37 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train one student, or go on with it."""
+    with redirect_stdout(sys.stderr):  # a network may print
+        result = _result(_trained(options))
+    report(result, options)
+    return 0
+
+
+def _trained(options: argparse.Namespace) -> "Run":
     from akt_lab.benches import load_bench
     from akt_lab.files import claim
-    from akt_lab.runs import training
+    from akt_lab.runs import found, training
     from akt_lab.runs.folder import Run, check_made_with, free_folder
     from akt_lab.runs.jobs import Job, do, name_of
+    from akt_lab.runs.networks import look
 
     settings, spec = _begun(options) if options.resume else _new(options)
     device = device_of(options)
     bench = load_bench(spec, device, progress=True)
+    found.check_sizes(bench, settings)
+    networks = look(bench, settings)
+    teacher_accuracy = training.judge(bench, progress=True)
     out = options.out or free_folder(Path("runs") / name_of(settings, spec))
     run = Run.open(out) if options.resume else Run.create(out)
     with claim(run.folder, wait=False):
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
-        teacher_accuracy = training.evaluate(bench.teacher, bench, progress=True)
         job = Job(settings, spec, run.folder, options.watch)
+        if not run.done:
+            lines = found.about(bench, teacher_accuracy) + found.about_networks(networks, settings)
+            for line in lines:
+                found.say(line)
         do(job, run, bench, teacher_accuracy, progress=True)
-    report(_result(run), options)
-    return 0
+    return run
 
 
 def _new(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
@@ -73,8 +89,12 @@ def _new(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
     given = given_settings(options)
     settings, spec = Settings(**with_preset(given)), BenchSpec(**given_bench(options))
     check_read([settings], given)
-    if options.out is not None and options.out.exists():
-        Run.create(options.out)  # says so now if it is in use
+    if options.out is not None:
+        if options.out.exists():
+            Run.create(options.out)  # says so now if it is in use
+        nearest = next(folder for folder in options.out.absolute().parents if folder.exists())
+        if not nearest.is_dir():
+            raise AktError(f"--out {options.out}: {nearest} is a file, not a folder")
     return settings, spec
 
 

@@ -2,10 +2,19 @@
 
 import argparse
 import functools
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from akt_lab.commands.options import SETTING_OPTIONS, add_bench_options, given_bench, given_settings
+from akt_lab.commands.options import (
+    SETTING_OPTIONS,
+    add_bench_options,
+    given_bench,
+    given_settings,
+    named,
+    path,
+    threads_of,
+    whole,
+)
 from akt_lab.settings import check_read
 
 SHARED = {  # a grid has several of the others
@@ -28,14 +37,16 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         "command again goes on where it was stopped; what has ended is not done again.",
     )
     grid = parser.add_argument_group("grid")
-    _several(grid, "--methods", str, ["adadfq", "adadfq+akt"], "methods, plain or with +akt")
-    _several(grid, "--bits", int, [3], "bits of weights and activations")
-    _several(grid, "--seeds", int, [0], "random seeds")
-    _several(grid, "--variants", str, [], "of AKT, for methods with +akt")
+    _several(grid, "--methods", named, ["adadfq", "adadfq+akt"], "methods, plain or with +akt")
+    _several(grid, "--bits", whole, [3], "bits of weights and activations")
+    _several(grid, "--seeds", whole, [0], "random seeds")
+    _several(grid, "--variants", named, [], "of AKT, for methods with +akt")
     where = parser.add_argument_group("where")
-    where.add_argument("--out", type=Path, required=True, help="folder for runs and results.jsonl")
-    where.add_argument("--workers", type=int, help="processes here; 0: this one (default: cores)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, tcp://host:port")
+    where.add_argument("--out", type=path, required=True, help="folder for runs and results.jsonl")
+    where.add_argument("--workers", type=whole, help="processes here; 0: this one (default: cores)")
+    where.add_argument(
+        "--scheduler", type=named, metavar="ADDRESS", help="a Dask cluster, tcp://host:port"
+    )
     where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     one = parser.add_argument_group("settings that all runs share")
     for option, how in SHARED.items():
@@ -44,7 +55,11 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 
 def _several(
-    group: argparse._ArgumentGroup, name: str, kind: type, default: list[Any], what: str
+    group: argparse._ArgumentGroup,
+    name: str,
+    kind: Callable[[str], Any],
+    default: list[Any],
+    what: str,
 ) -> None:
     shown = " ".join(map(str, default)) or "the preset's"
     about = f"{what} (default: {shown})"
@@ -72,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         getattr(options, "workers", None),
         getattr(options, "scheduler", None),
         getattr(options, "device", None),
-        getattr(options, "threads", 1),
+        threads_of(options, default=1) or 1,
     )
     if not place.scheduler:
         choose_device(place.device)  # a mistake shows at once

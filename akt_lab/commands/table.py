@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from akt_lab.commands.options import make_folder, path
 from akt_lab.commands.sweep import RESULTS
 from akt_lab.errors import AktError
 
@@ -17,12 +18,12 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         "numbers, from results.jsonl files.",
     )
     parser.add_argument(
-        "--results", nargs="+", type=Path, metavar="PATH",
+        "--results", nargs="+", type=path, metavar="PATH",
         help="results files, or folders of sweeps (default: results/*.jsonl)",
     )  # fmt: skip
     parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw it, too, into this folder")
+    parser.add_argument("--out", type=path, metavar="FILE", help="write it there")
+    parser.add_argument("--plot", type=path, metavar="DIR", help="draw it, too, into this folder")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.analysis import tables
 
     files = _results_files(options.results)
+    if options.plot:
+        make_folder("--plot", options.plot)
     cells = tables.summarise(tables.load(files))
     text = tables.FORMATS[options.format](cells)
     if options.out:
@@ -54,15 +57,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _results_files(named: list[Path] | None) -> list[Path]:
-    paths = named or sorted(Path("results").glob("*.jsonl"))
-    if not paths:
+    files = named or sorted(Path("results").glob("*.jsonl"))
+    if not files:
         raise AktError("no results/*.jsonl here: make some with `akt-lab sweep`, or name --results")
-    return [path / RESULTS if path.is_dir() else path for path in paths]
+    return [file / RESULTS if file.is_dir() else file for file in files]
 
 
-def _write(path: Path, text: str) -> None:
+def _write(file: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise AktError(f"--out {path}: {error.strerror}") from error
+        raise AktError(f"--out {file}: {error.strerror}") from error

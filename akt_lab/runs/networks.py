@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from akt_lab.benches.bench import cache_folder
 from akt_lab.errors import AktError
 from akt_lab.files import fill, load_tensors
 from akt_lab.generator import Generator
-from akt_lab.graph import map_layers, residual_bodies, trace
+from akt_lab.graph import batch_norms, map_layers, residual_bodies, trace
 from akt_lab.image_pool import ImagePool, load_pool
 from akt_lab.losses import LAMBDA
 from akt_lab.methods import get_method
-from akt_lab.quantizer import ActivationQuantizer, quantize_model
+from akt_lab.quantizer import (
+    ActivationQuantizer,
+    activations_in_float,
+    quantize_model,
+    quantized_activations,
+    quantized_layers,
+    stays_in_float,
+)
 from akt_lab.runs.checkpoint import last_whole, load_epoch, under
 from akt_lab.runs.folder import STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
@@ -36,10 +44,7 @@ def prepare(
     Where the method's images are optimised once, they are made here, or found in the cache.
     """
     teacher, student = make_networks(bench, settings)
-    layers: list[str] = []
-    if settings.uses_features or get_method(settings.method).map_terms:  # the same in both
-        where = settings.maps, settings.last_maps
-        _, layers = map_layers(student, *where), map_layers(teacher, *where)
+    layers = _maps(teacher, student, settings)
     for graph in (teacher, student):
         speed_up(graph, keep=layers)
         graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
@@ -63,6 +68,59 @@ def prepare(
     return Training(settings, teacher, student, generator, layers, adam, sgd, rng, lam=lam)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a run found in its networks, to be said before its first step.
+
+    Attributes:
+        layers: quantized layers, by name.
+        activations: uses of an activation that are quantized, by their names in the graph.
+        float_weights: parameters of more than one axis that stay in floating point.
+        float_activations: new values that reach a quantized layer unrounded, `mul into conv2`.
+        maps: layers whose outputs are distilled; none where the method distils none.
+        batch_norms: how many the images' statistics match, and how many there are.
+    """
+
+    layers: list[str]
+    activations: list[str]
+    float_weights: list[str]
+    float_activations: list[str]
+    maps: list[str]
+    batch_norms: tuple[int, int]
+
+
+def _maps(teacher: fx.GraphModule, student: fx.GraphModule, settings: Settings) -> list[str]:
+    """Layers whose outputs are distilled, the same in both; none where the method distils none."""
+    if not (settings.uses_features or get_method(settings.method).map_terms):
+        return []
+    where = settings.maps, settings.last_maps
+    _, layers = map_layers(student, *where), map_layers(teacher, *where)
+    return layers
+
+
+def look(bench: Bench, settings: Settings) -> Found:
+    """What `prepare` will find in the networks of a run, but for making its images."""
+    teacher, student = make_networks(bench, settings)
+    return _found(teacher, student, _maps(teacher, student, settings))
+
+
+def found(training: Training) -> Found:
+    """What `prepare` found in the networks of a run."""
+    teacher: Any = training.teacher
+    return _found(teacher, training.student, training.layers)
+
+
+def _found(teacher: fx.GraphModule, student: Any, maps: list[str]) -> Found:
+    return Found(
+        quantized_layers(student),
+        quantized_activations(student),
+        stays_in_float(student),
+        activations_in_float(student),
+        maps,
+        batch_norms(teacher),
+    )
+
+
 def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The bench's teacher as a frozen graph, and an untrained student of it."""
     student = quantize_model(
@@ -74,7 +132,35 @@ def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.
         ranges=settings.ranges,
         gradient=settings.gradient,
     )
-    return trace(bench.teacher).requires_grad_(False), student.requires_grad_()
+    teacher = trace(bench.teacher)
+    _check_traced(teacher, bench)
+    return teacher.requires_grad_(False), student.requires_grad_()
+
+
+@torch.inference_mode()
+def _check_traced(graph: nn.Module, bench: Bench) -> None:
+    """Run an image through the teacher and its graph: what torch.fx overlooked shows.
+
+    Raises:
+        AktError: if they differ by more than rounding does.
+    """
+    images = bench.normalise(bench.images[:1]).to(bench.device)
+    expected, again, logits = bench.teacher(images), bench.teacher(images), graph(images)
+
+    def agree(a: Tensor, b: Tensor) -> bool:
+        near = 1e-2 * b.abs().max().item()  # much more than rounding, much less than a mistake
+        return a.shape == b.shape and torch.allclose(a, b, 0, near, equal_nan=True)
+
+    if not agree(again, expected):
+        raise AktError(
+            f"{bench.name} gives other logits for the same image each time: its forward draws "
+            "random numbers or counts, F.dropout without training=self.training say"
+        )
+    if not agree(logits, expected):
+        raise AktError(
+            f"{bench.name} computes something else than its graph by torch.fx: its forward reads "
+            "what an earlier pass or a hook left in Python; pass it on as a tensor"
+        )
 
 
 def _image_source(

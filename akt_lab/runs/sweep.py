@@ -8,7 +8,6 @@ from its checkpoint; one that ended is never done again.
 import functools
 import os
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -23,12 +22,13 @@ from tqdm.auto import tqdm
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import claim
-from akt_lab.quantizer import quantize_model, stays_in_float
+from akt_lab.runs import found
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, choose_device, do, has_ended
+from akt_lab.runs.networks import look
 from akt_lab.runs.progress import Live, Report, Tell
 from akt_lab.runs.results import Line, Results, line_of
-from akt_lab.runs.training import evaluate
+from akt_lab.runs.training import evaluate, judge
 
 Ended = tuple[Job, Line | Exception]
 PATIENCE = 10  # seconds for a cluster to answer
@@ -92,10 +92,8 @@ def run_grid(
             if job.name not in kept.lines:  # killed between its end and its line
                 kept.append(line_of(Run.open(job.folder)))
         todo = [job for job in jobs if job not in ended]
-        for spec in {job.spec: None for job in todo}:  # here first: mistakes show at once
-            in_float = stays_in_float(quantize_model(load(spec).teacher))
-            if in_float and progress:
-                print(f"{spec.name}: stays in float: {', '.join(in_float)}", file=sys.stderr)
+        for job in {job.spec: job for job in todo}.values():  # here first: mistakes show at once
+            _say_found(job, load(job.spec), progress)
         lost: list[str] = []
         do_jobs = _here if place.workers == 0 else _on_dask
         with (
@@ -111,6 +109,15 @@ def run_grid(
     if lost:
         raise AktError(f"{len(lost)} runs did not end; the same command goes on: {'; '.join(lost)}")
     return [Run(job.folder) for job in jobs]
+
+
+def _say_found(job: Job, bench: Bench, progress: bool) -> None:
+    """What the runs on a bench begin with, `job` being one of them."""
+    found.check_sizes(bench, job.settings)
+    accuracy, networks = judge(bench, progress), look(bench, job.settings)
+    lines = [*found.about(bench, accuracy), *found.about_networks(networks, job.settings)]
+    for line in [*lines, *found.in_float(bench.name, networks)] if progress else ():
+        found.say(line)
 
 
 def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:

@@ -1,7 +1,6 @@
 """A whole run: its networks, the loop around the step, evaluation, and what it leaves behind."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,14 +12,17 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.benches.bench import EVALUATION_PIXELS
+from akt_lab.benches.fit import check_logits
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, kd_loss
-from akt_lab.quantizer import effective_bits, freeze_ranges, stays_in_float
+from akt_lab.quantizer import effective_bits, freeze_ranges
+from akt_lab.runs import found
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.networks import HOLDOUT, prepare
+from akt_lab.runs.networks import found as networks_of
 from akt_lab.settings import Settings
 from akt_lab.step import Training, train_step
 
@@ -60,13 +62,14 @@ def train(
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
-    in_float = stays_in_float(training.student)
-    if in_float and progress and make_bar is tqdm:  # a sweep says it once for all
-        tqdm.write(f"{bench.name}: stays in float: {', '.join(in_float)}", file=sys.stderr)
+    networks = networks_of(training)
+    if progress and make_bar is tqdm:  # a sweep says it once for all
+        for line in found.in_float(bench.name, networks):
+            found.say(line)
     if run:
         resume(training, run)
         about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
-        about |= {"watched": watch, "float_weights": in_float}
+        about |= {"watched": watch, "float_weights": networks.float_weights}
         run.update_record(**about)
         if training.epoch < settings.epochs:  # not where the end alone is made again
             run.begin(training.epoch, str(bench.device))
@@ -89,8 +92,8 @@ def train(
 def _outcome(training: Training) -> dict[str, Any]:
     bits: dict[str, float] = {}
     if training.holdout is not None:  # the ranges are there; a single image counts like many
-        found = effective_bits(training.student, training.holdout[:1])
-        bits = dict(zip(("weights", "activations"), (round(b, 3) for b in found), strict=True))
+        each = effective_bits(training.student, training.holdout[:1])
+        bits = dict(zip(("weights", "activations"), (round(b, 3) for b in each), strict=True))
     return {
         "lam": training.lam,
         "accuracy": summary(training) if training.evaluations else {},
@@ -159,8 +162,8 @@ def _fetch(epoch: int, waiting: list[tuple[int, Terms]], rows: list[dict[str, fl
         DivergedError: at the first that is not finite; it is the last row then.
     """
     values = [torch.stack([*terms.values()]) for _, terms in waiting if terms]
-    found = torch.stack(values).tolist() if values else [[]] * len(waiting)
-    for (step, terms), numbers in zip(waiting, found, strict=True):
+    fetched = torch.stack(values).tolist() if values else [[]] * len(waiting)
+    for (step, terms), numbers in zip(waiting, fetched, strict=True):
         rows.append({"epoch": epoch, "step": step, **dict(zip(terms, numbers, strict=True))})
         _check_finite(rows[-1])
     waiting.clear()
@@ -217,14 +220,47 @@ def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, bench: Bench, progress: bool = False) -> float:
-    """Top-1 accuracy on the bench's evaluation images, in percent."""
+def evaluate(
+    network: nn.Module,
+    bench: Bench,
+    progress: bool = False,
+    look: Callable[[Tensor], object] = lambda logits: None,
+) -> float:
+    """Top-1 accuracy on the bench's evaluation images, in percent; `look` is shown all logits."""
     correct, seen = 0, 0
     batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
     for images, labels in batches:
-        correct += int((network(images).argmax(dim=1) == labels).sum())
+        look(logits := network(images))
+        correct += int((logits.argmax(dim=1) == labels).sum())
         seen += len(labels)
     return 100 * correct / seen
+
+
+def judge(bench: Bench, progress: bool = False) -> float:
+    """The teacher's accuracy, in percent; with `progress`, warns where it is that of guessing.
+
+    Raises:
+        AktError: logits that are not finite, or are probabilities.
+    """
+    low, high = [], []
+
+    def look(logits: Tensor) -> None:
+        check_logits(logits)
+        low.append(logits.amin(0))
+        high.append(logits.amax(0))
+
+    accuracy = evaluate(bench.teacher, bench, progress, look)
+    chance = 1 / bench.num_classes
+    spread = min(chance / 2, 2 * math.sqrt(chance * (1 - chance) / len(bench.images)))
+    warning = ""
+    if len(bench.images) > 1 and torch.equal(torch.stack(low).amin(0), torch.stack(high).amax(0)):
+        warning = "the teacher's logits are the same for every image"
+    elif bench.num_classes > 1 and accuracy <= 100 * (chance + spread):
+        warning = f"the teacher's {accuracy:.2f}% are those of guessing among {bench.num_classes}"
+    if warning and progress:
+        found.say(f"{bench.name}: {warning}: look at the order of classes, --mean and --std, "
+            "--image-size, --weights")  # fmt: skip
+    return accuracy
 
 
 def _draw_holdout(training: Training) -> Tensor:

@@ -1,9 +1,12 @@
+import json
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -12,6 +15,7 @@ from akt_lab.benches.bench import BenchSpec, load_bench
 from akt_lab.benches.digits import DigitsNet
 from akt_lab.benches.images import FolderImages
 from akt_lab.errors import AktError, UsageError
+from tests.faults import one_line
 
 
 def write_images(folder, classes=("cat", "dog"), size=(8, 8), mode="RGB", count=3):
@@ -77,7 +81,7 @@ def test_one_s_own(tmp_path):
         ),
         ({"mean": None}, UsageError, "--mean and --std"),
         ({"mean": (0.5,)}, UsageError, "one number each"),
-        ({"std": (0.0, 1.0, 1.0)}, UsageError, "positive"),
+        ({"std": (0.0, 1.0, 1.0)}, UsageError, "from 0.001 to 1, not 0"),
         ({"mean": (0.5,), "std": (0.2,)}, AktError, "takes 3 channels"),
         ({"data": None}, UsageError, "needs --data DIR"),
         ({"data": "/nowhere"}, AktError, "no such folder"),
@@ -148,3 +152,32 @@ def test_fingerprint_of_images_that_are_not_held(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes() + b"more")
     longer = load_bench(moved, progress=False)
     assert longer.differs_from(first.fingerprints) == "the evaluation images"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=4,
+)
+NAMES = st.sampled_from([f.name for f in fields(BenchSpec)]) | st.text(max_size=9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES | st.dictionaries(NAMES, VALUES, max_size=3))
+def test_a_record_s_bench_is_right_or_refused(values):
+    with one_line():
+        spec = BenchSpec.from_dict(values)
+        assert BenchSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_values_of_another_kind():
+    for values, words in (
+        ({"image_size": "8"}, "image_size of a bench cannot be '8'"),
+        ({"mean": 0.5}, "mean of a bench cannot be 0.5"),
+        ({"mean": [0.5, None]}, "mean of a bench"),
+        ({"teacher": 3}, "teacher of a bench cannot be 3"),
+        ({"wieghts": "x"}, "did you mean 'weights'"),
+        ([1], "a bench is names and values"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            BenchSpec.from_dict(values)

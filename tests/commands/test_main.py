@@ -2,13 +2,16 @@
 
 import importlib.metadata
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from akt_lab import __version__
-from akt_lab.commands import COMMANDS, main, parser
+from akt_lab.commands import COMMANDS, doctor, main, parser
+from akt_lab.errors import AktError
 
 HELP = """
 import sys
@@ -54,3 +57,42 @@ def test_no_command_needs_akt_lab_to_be_installed(monkeypatch, tmp_path, run, di
     sweep = ["sweep", "--workers", 0, "--methods", "ptq", *sizes, "--out", tmp_path / "b"]
     for command in (["evaluate", out], sweep, ["table", "--results", tmp_path / "b"], ["doctor"]):
         assert run(*command)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AktError("a name\nof two lines"), r"a name\nof two lines"),
+        (PermissionError(13, "Permission denied", "a/b"), "a/b: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "not enough memory: try a smaller --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "not enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4"),
+            "not enough",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, words, refused, monkeypatch):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(doctor, "run", fail)
+    refused(1, words, "doctor")
+
+
+def test_our_own_mistakes_are_not_hidden(run, monkeypatch):
+    def fail(options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("doctor")
+
+
+@pytest.mark.slow
+def test_who_reads_may_stop():
+    command = f"{shlex.quote(sys.executable)} -m akt_lab.commands methods | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["ptq"]
+    assert not done.stderr

@@ -6,6 +6,8 @@ import torch
 
 from akt_lab.files import claim
 from akt_lab.runs.folder import Run
+from tests.benches.test_bench import write_images
+from tests.faults.brought import tiny
 
 SMALL = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 
@@ -121,3 +123,50 @@ def test_a_stopped_run_goes_on_with_its_own_settings(run, refused, tmp_path, dig
     assert run("quantize", "--resume", "--out", out)[0] == 0
     again = json.loads((out / "record.json").read_text())
     assert (again["status"], again["settings"]) == ("done", record["settings"])
+
+
+PTQ = ["--method", "gdfq", *SMALL]
+LOUD = """
+from tests.faults.brought import Tiny
+print("imported")
+
+class Loud(Tiny):
+    def forward(self, x):
+        if not hasattr(x, "node"):  # not while it is traced
+            print("forward")
+        return super().forward(x)
+"""
+
+
+def test_it_says_what_it_found_before_it_trains(run, tmp_path, monkeypatch):
+    """On standard error: what --json prints is JSON, whatever a network prints."""
+    (tmp_path / "loud_network.py").write_text(LOUD)
+    data = write_images(tmp_path / "data", classes=[str(n) for n in (10, 9)])
+    (data / "9" / "note.txt").write_text("")
+    torch.save({"model": tiny().half().state_dict()}, tmp_path / "w.pth")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    own = ["--teacher", "loud_network:Loud", "--weights", "w.pth", "--data", "data"]
+    scale = ["--mean", *[0.5] * 3, "--std", *[0.25] * 3]
+    code, printed, said = run("quantize", *own, *scale, *PTQ, "--json", "--out", "a")
+    assert code == 0
+    assert json.loads(printed)["images"] == 6
+    order = [
+        "imported", "the teacher's weights are those of 'model'",
+        "weights are float16 in the file, used as float32",
+        "in the order of numbers (9, 10), not of text (10, 9)", "left out: 1 .txt",
+        "teacher   loud_network:Loud, right on", "images    8 x 8 in colour, mean 0.5 0.5 0.5",
+        "classes   2: 0 9, 1 10", "networks  2 layers", "maps      none distilled", "step/s",
+    ]  # fmt: skip
+    places = [said.index(words) for words in order]
+    assert places == sorted(places)
+    assert "forward" in said
+    code, printed, said = run("evaluate", "a", "--json")
+    assert code == 0
+    assert json.loads(printed)["images"] == 6
+    assert "left out: 1 .txt" in said
+    grid = ["--methods", "gdfq", "--seeds", 0, 1, "--workers", 0, "--out", "s"]
+    code, _, said = run("sweep", *own, *scale, *grid, *SMALL)
+    assert code == 0
+    for words in order[1:-1]:
+        assert said.count(words) == 1  # once for all runs

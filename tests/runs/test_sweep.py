@@ -16,7 +16,7 @@ from akt_lab.benches import BenchSpec
 from akt_lab.commands import main
 from akt_lab.errors import AktError
 from akt_lab.files import claim, save_tensors
-from akt_lab.runs import jobs, sweep
+from akt_lab.runs import jobs, networks, sweep
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
 from akt_lab.runs.results import Results
@@ -133,14 +133,16 @@ def test_another_teacher_is_refused(undisturbed, digits, tmp_path, monkeypatch, 
 def test_a_first_download_shows_and_what_stays_in_float(tmp_path, monkeypatch, capsys, digits):
     asked = []
     monkeypatch.setattr(sweep, "load_bench", lambda *_, progress: asked.append(progress) or digits)
-    monkeypatch.setattr(sweep, "stays_in_float", lambda student: ["positions"])
+    monkeypatch.setattr(networks, "stays_in_float", lambda student: ["positions"])
     monkeypatch.setattr(sweep, "_here", lambda *_: iter(()))
     jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [3, 4], [0], [], {})
     monkeypatch.setattr(sweep, "closing", nullcontext)
     for progress in (True, False):
         sweep.run_grid(jobs, 0, progress)
     assert asked == [True, False]
-    assert capsys.readouterr().err.count("digits: stays in float: positions") == 1
+    said = capsys.readouterr().err
+    for once in ("digits: stays in float: positions", "teacher   digits", "networks  10 layers"):
+        assert said.count(once) == 1
 
 
 def test_a_diverged_run_is_a_result_and_stops_no_other(tmp_path, capsys, digits):

@@ -7,7 +7,7 @@ import torch
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
 from akt_lab.quantizer import freeze_ranges
-from akt_lab.runs import folder, training
+from akt_lab.runs import folder, networks, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.training import evaluate, train
@@ -144,7 +144,7 @@ def test_a_large_hold_out_is_drawn_and_judged_in_parts(digits, monkeypatch):
 def test_what_stays_in_float_is_said_and_recorded(digits, tmp_path, monkeypatch, capsys):
     run, settings = Run.create(tmp_path / "run"), Settings(method="ptq", **SMALL)
     for names in ([], ["positions", "embedding.weight"]):
-        monkeypatch.setattr(training, "stays_in_float", lambda _, names=names: names)
+        monkeypatch.setattr(networks, "stays_in_float", lambda _, names=names: names)
         train(digits, settings, run)
         said = "stays in float: positions, embedding.weight\n"
         assert (said in capsys.readouterr().err) == bool(names)

@@ -1,0 +1,43 @@
+"""A network as a graph: what its nodes do, what it shows while it runs, which maps AKT distils.
+
+What the method takes networks apart with. From the ground up: operations, captures, maps, tracing.
+"""
+
+from akt_lab.graph.captures import batch_norms, capture_bn_inputs, capture_maps
+from akt_lab.graph.maps import (
+    behind,
+    insert_after,
+    map_layers,
+    residual_bodies,
+    residual_sums,
+)
+from akt_lab.graph.operations import (
+    CONVOLUTION,
+    QUANTIZERS,
+    activations,
+    from_images,
+    is_activation,
+    operation,
+    unrounded,
+)
+from akt_lab.graph.tracing import torch_class, trace
+
+__all__ = [
+    "CONVOLUTION",
+    "QUANTIZERS",
+    "activations",
+    "batch_norms",
+    "behind",
+    "capture_bn_inputs",
+    "capture_maps",
+    "from_images",
+    "insert_after",
+    "is_activation",
+    "map_layers",
+    "operation",
+    "residual_bodies",
+    "residual_sums",
+    "torch_class",
+    "trace",
+    "unrounded",
+]
