@@ -29,7 +29,13 @@ def bench_of(runs: Sequence[Run]) -> Bench:
     if not runs:
         raise AktError("no runs: make some with `akt-lab demo`")
     check_one_bench(runs)
-    return load_bench(runs[0].spec, progress=False)
+    try:
+        return load_bench(runs[0].spec, progress=False)
+    except AktError as error:
+        made_in = runs[0].get("made_in", os.getcwd())
+        if not runs[0].spec.teacher or made_in == os.getcwd():
+            raise
+        raise AktError(f"{error}: {runs[0].folder} was made in {made_in}, start there") from error
 
 
 def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:

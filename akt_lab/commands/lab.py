@@ -13,6 +13,9 @@ from akt_lab.errors import AktError, UsageError
 
 PACKAGE = Path(__file__).parents[1]
 EXPLORERS = PACKAGE / "explorers"
+# A page that is closed ends its kernel; one that was left while it loaded, or whose browser died,
+# is missed after ten minutes.
+CULLED = ("cull_idle_timeout=600", "cull_interval=60")
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -29,9 +32,10 @@ def run(options: argparse.Namespace) -> int:
     """Start the server, and stay until it ends."""
     if options.runs and not options.app:
         raise UsageError("--runs is what --app shows: add --app, or drop it")
-    server = "voila" if options.app else "jupyterlab"
-    if importlib.util.find_spec(server) is None:
-        raise AktError(f"{server} is not installed: pip install -e '.[lab]'")
+    needed = "voila" if options.app else "jupyterlab"
+    if importlib.util.find_spec(needed) is None:
+        raise AktError(f"{needed} is not installed: pip install -e '.[lab]'")
+    server = "akt_lab.commands.app_server" if options.app else needed
     command, environment = _app(options) if options.app else _notebooks(options)
     named = {option.partition("=")[0] for option in options.rest}
     command = [option for option in command if option.partition("=")[0] not in named]
@@ -52,9 +56,11 @@ def _notebooks(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
 def _app(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     widgets = ("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager")
     needed = [f"--VoilaConfiguration.extension_allowlist={name}" for name in widgets]
-    runs = {"AKT_LAB_RUNS": str((options.runs or DEMO_RUNS).absolute())}
-    page = str(EXPLORERS / "app.ipynb")
-    return [page, "--template=akt-lab", *needed], runs | _also("JUPYTER_PATH")
+    kernels = [f"--MappingKernelManager.{name}" for name in CULLED]
+    page, folder = str(EXPLORERS / "app.ipynb"), {"AKT_LAB_FOLDER": os.getcwd()}
+    runs = {"AKT_LAB_RUNS": str(options.runs.absolute())} if options.runs else {}
+    command = [page, "--template=akt-lab", "--Voila.auto_token=True", *kernels, *needed]
+    return command, folder | runs | _also("JUPYTER_PATH")
 
 
 def _also(name: str) -> dict[str, str]:

@@ -47,6 +47,8 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     where.add_argument(
         "--scheduler", type=named, metavar="ADDRESS", help="a Dask cluster, tcp://host:port"
     )
+    about = "minutes to wait while that cluster has no worker (default: 30)"
+    where.add_argument("--wait", type=float, metavar="MINUTES", help=about)
     where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     one = parser.add_argument_group("settings that all runs share")
     for option, how in SHARED.items():
@@ -88,8 +90,9 @@ def run(options: argparse.Namespace) -> int:
         getattr(options, "scheduler", None),
         getattr(options, "device", None),
         threads_of(options, default=1) or 1,
+        getattr(options, "wait", 30),
     )
-    if not place.scheduler:
+    if place.scheduler is None:
         choose_device(place.device)  # a mistake shows at once
     run_grid(jobs, place=place, results_file=out / RESULTS)
     print(f"results  {options.out / RESULTS}\ntable    akt-lab table --results {options.out}")

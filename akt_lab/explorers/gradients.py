@@ -112,17 +112,24 @@ class View:
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def of_runs(runs: Sequence[Run]) -> list[Norms]:
-    """The norms that watched runs kept.
+def of_runs(runs: Sequence[Run]) -> tuple[list[Norms], list[str]]:
+    """The norms that watched runs kept, and a sentence for each run that cannot be read.
 
     Raises:
-        AktError: if none did.
+        AktError: if none kept any.
     """
-    named = [(name, b, run) for name, group in by_name(runs).items() for b, run in group.items()]
-    found = [norms for name, b, run in named if (norms := _of_run(name, b, run))]
+    found, broken = [], []
+    for name, group in by_name(runs).items():
+        for bits, run in group.items():
+            try:
+                if norms := _of_run(name, bits, run):
+                    found.append(norms)
+            except AktError as error:
+                broken.append(f"left out: {error}")
     if not found:
-        raise AktError("no run here kept its gradient norms: akt-lab quantize --watch does")
-    return found
+        none = "no run here kept its gradient norms: akt-lab quantize --watch does"
+        raise AktError("; ".join(broken) or none)
+    return found, broken
 
 
 def _of_run(name: str, bits: int, run: Run) -> Norms | None:
@@ -284,7 +291,7 @@ def gradient_explorer(
     Raises:
         AktError: if there is nothing to show.
     """
-    everything = of_study(table) if table is not None else of_runs(runs or ())
+    everything, broken = (of_study(table), []) if table is not None else of_runs(runs or ())
     found: dict[str, dict[int, Norms]] = {}
     for norms in everything:
         found.setdefault(norms.name, {})[norms.bits] = norms
@@ -314,4 +321,7 @@ def gradient_explorer(
         return View((found[left][left_bits], found[right][right_bits]), layer, step, ends, span)
 
     rows = [[c["left"], c["left_bits"]], [c["right"], c["right_bits"]], [c["layer"], c["step"]]]
-    return Explorer(lambda **values: show(view(**values)), c, rows, follow)
+    explorer = Explorer(lambda **values: show(view(**values)), c, rows, follow)
+    if broken:
+        explorer.say("; ".join(broken))
+    return explorer

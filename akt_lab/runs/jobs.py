@@ -1,6 +1,7 @@
 """A run as a job: settings, bench and folder; whether it has ended; and doing it."""
 
 import itertools
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -161,6 +162,7 @@ def do(
         teacher_accuracy=teacher_accuracy,
         images=len(bench.images),
         classes=bench.num_classes,
+        made_in=os.getcwd(),  # where one's own teacher's module was found
     )
     watch = job.watch or run.get("watched", False)  # as it began
     train(bench, job.settings, run, progress, make_bar, watch)

@@ -112,14 +112,27 @@ class Live:
         self.bars[run].n = done
         self.bars[run].set_description_str(text)
 
+    def say(self, text: str) -> None:
+        """A line that stays, of what concerns no single run. Thread-safe."""
+        with self.lock:
+            self._say(text)
+
     def _say(self, text: str) -> None:
         if self.show:
             tqdm.write(text, file=sys.stderr)
 
 
+def reason(error: Exception) -> str:
+    """Why a run did not end, in one line."""
+    if type(error).__name__ == "KilledWorker":  # Dask's own says three sentences
+        return "its worker was lost again and again: killed, or out of memory"
+    first = next(filter(None, str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"
+
+
 def _outcome(line: Mapping[str, Any] | Exception) -> str:
     if isinstance(line, Exception):
-        return f"did not end: {type(line).__name__}: {line}"
+        return f"did not end: {reason(line)}"
     if line["status"] == "failed":
         return f"failed: {line['error']}"
     return f"{line['accuracy']['last']:.2f}% after the last epoch, {line['seconds']:.0f} s"

@@ -6,12 +6,15 @@ from its checkpoint; one that ended is never done again.
 """
 
 import functools
+import math
 import os
+import pickle
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +22,19 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from akt_lab import __version__
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import AktError, DivergedError, UsageError
-from akt_lab.files import claim
-from akt_lab.runs import found
+from akt_lab.files import cannot_write, claim
+from akt_lab.runs import cluster, found
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, choose_device, do, has_ended
 from akt_lab.runs.networks import look
-from akt_lab.runs.progress import Live, Report, Tell
+from akt_lab.runs.progress import Live, Report, Tell, reason
 from akt_lab.runs.results import Line, Results, line_of
 from akt_lab.runs.training import evaluate, judge
 
 Ended = tuple[Job, Line | Exception]
-PATIENCE = 10  # seconds for a cluster to answer
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Place:
         scheduler: address of a Dask cluster in place of them; its workers see the same folders.
         device: `cpu` or `cuda`; what each worker has where None.
         threads: of each run. Sums round differently with another number.
+        wait: minutes to wait while the cluster at `scheduler` has no worker.
     """
 
     workers: int | None = None
     scheduler: str | None = None
     device: str | None = "cpu"
     threads: int = 1
+    wait: float = 30
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right."""
@@ -57,8 +62,12 @@ class Place:
             raise UsageError(f"workers must be at least 0, not {self.workers}")
         if self.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {self.threads}")
-        if self.scheduler and self.workers is not None:
-            raise UsageError("--workers and --scheduler exclude each other: a cluster has its own")
+        if not 0 < self.wait < math.inf:
+            raise UsageError(f"--wait takes minutes, more than 0, not {self.wait}")
+        if self.scheduler is not None:
+            cluster.check_address(self.scheduler)
+            if self.workers is not None:
+                raise UsageError("--workers and --scheduler exclude each other")
 
 
 def run_grid(
@@ -94,20 +103,25 @@ def run_grid(
         todo = [job for job in jobs if job not in ended]
         for job in {job.spec: job for job in todo}.values():  # here first: mistakes show at once
             _say_found(job, load(job.spec), progress)
-        lost: list[str] = []
+        lost: dict[str, str] = {}  # why each did not end
         do_jobs = _here if place.workers == 0 else _on_dask
         with (
             Live(len(jobs), len(ended), progress) as live,
-            closing(do_jobs(todo, place, live.tell)) as ends,  # Ctrl-C closes the cluster, too
+            closing(do_jobs(todo, place, live)) as ends,  # Ctrl-C closes the cluster, too
         ):
-            for job, line in ends if todo else ():
-                if isinstance(line, Exception):
-                    lost.append(f"{job.name} ({type(line).__name__}: {line})")
-                else:
-                    kept.append(line)
-                live.end(job.name, line)
+            waiting = dict.fromkeys(job.name for job in todo)
+            try:
+                for job, line in ends if todo else ():
+                    del waiting[job.name]
+                    if isinstance(line, Exception):
+                        lost[job.name] = reason(line)
+                    else:
+                        kept.append(line)
+                    live.end(job.name, line)
+            except cluster.ClusterLost as error:
+                lost |= dict.fromkeys(waiting, str(error))
     if lost:
-        raise AktError(f"{len(lost)} runs did not end; the same command goes on: {'; '.join(lost)}")
+        raise _missing(lost)
     return [Run(job.folder) for job in jobs]
 
 
@@ -118,6 +132,16 @@ def _say_found(job: Job, bench: Bench, progress: bool) -> None:
     lines = [*found.about(bench, accuracy), *found.about_networks(networks, job.settings)]
     for line in [*lines, *found.in_float(bench.name, networks)] if progress else ():
         found.say(line)
+
+
+def _missing(lost: dict[str, str]) -> AktError:
+    """The error that names the runs that did not end, together where they share a reason."""
+    named = (
+        f"{', '.join(run for run in lost if lost[run] == why)} ({why})"
+        for why in dict.fromkeys(lost.values())
+    )
+    count = f"{len(lost)} run{'s' if len(lost) > 1 else ''} did not end"
+    return AktError(f"{count}; the same command goes on: {'; '.join(named)}")
 
 
 def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
@@ -147,58 +171,61 @@ def _bench(spec: BenchSpec, device: str, sweep: str) -> tuple[Bench, float]:
     return bench, evaluate(bench.teacher, bench)
 
 
-def _here(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
+def _here(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
     sweep = uuid.uuid4().hex
     for job in jobs:
-        yield job, run_job(job, place, tell, sweep)
+        yield job, run_job(job, place, live.tell, sweep)
 
 
 # ---- on Dask ------------------------------------------------------------------------------------
 
 
-def _on_dask(jobs: Sequence[Job], place: Place, tell: Tell) -> Generator[Ended]:
+def _on_dask(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
     """The jobs as they end. A mistake stops all; a lost worker's run is done again, thrice."""
-    from distributed import as_completed
-
-    sweep = f"akt-lab-{uuid.uuid4().hex}"
-    with _client(place, len(jobs)) as client:
-        client.subscribe_topic(sweep, lambda event: tell(event[1]))
+    sweep = f"akt-lab-{uuid.uuid4().hex}.{os.getpid()}"
+    with _signs(jobs, sweep), _crew(jobs, place, live) as crew:
+        tasks = [pickle.dumps(_Task((__version__, job, place, sweep))) for job in jobs]
+        crew.client.subscribe_topic(sweep, lambda event: live.tell(event[1]))
         futures = {
-            client.submit(_on_worker, job, place, sweep, key=f"{sweep}-{n}", priority=-n): job
-            for n, job in enumerate(jobs)
+            crew.client.submit(pickle.loads, data, key=f"{sweep}-{n}", priority=-n): job
+            for n, (job, data) in enumerate(zip(jobs, tasks, strict=True))
         }
-        for future in as_completed(futures):
+        for future in crew.ends(list(futures)):
             error = future.exception()
             if isinstance(error, AktError):
                 raise error
+            if isinstance(error, ImportError):  # of a teacher's module it is an AktError
+                raise AktError(f"a worker cannot work ({error}): it needs the same AKT Lab as here")
             yield futures[future], error or future.result()
 
 
-@contextmanager
-def _client(place: Place, jobs: int) -> Iterator[Any]:
-    """A client of the cluster at `place.scheduler`, or of one that lives as long as this."""
-    import dask
-    from distributed import Client, LocalCluster
+def _crew(jobs: Sequence[Job], place: Place, live: Live) -> AbstractContextManager[cluster.Crew]:
+    if place.scheduler is not None:
+        return cluster.there(place.scheduler, live.say, 60 * place.wait)
+    workers = min(place.workers or os.cpu_count() or 1, len(jobs))
+    own = any((job.spec.teacher or "").startswith("__main__:") for job in jobs)
+    return cluster.here(workers, __name__, live.say, with_main=own)
 
-    if place.scheduler:
+
+@contextmanager
+def _signs(jobs: Sequence[Job], sweep: str) -> Iterator[None]:
+    """A file of this `sweep` beside its runs: who sees it has the same folders."""
+    signs = {_sign(job, sweep) for job in jobs}
+    for sign in signs:
         try:
-            client = Client(place.scheduler, timeout=PATIENCE)
-        except (OSError, ValueError) as error:
-            raise AktError(
-                f"--scheduler {place.scheduler}: no Dask scheduler answers there"
-            ) from error
-        with client:
-            yield client
-        return
-    workers = min(place.workers or os.cpu_count() or 1, jobs)
-    quiet = {"silence_logs": 60, "dashboard_address": "127.0.0.1:0"}  # above CRITICAL; any port
-    small = {"threads_per_worker": 1, "memory_limit": 0, "preload": [__name__]}
-    with (
-        dask.config.set({"distributed.scheduler.worker-saturation": 1.0}),  # none waits at a worker
-        LocalCluster(n_workers=workers, **small, **quiet) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+        except OSError as error:
+            raise cannot_write(sign, error) from error
+    try:
+        yield
+    finally:
+        for sign in signs:
+            sign.unlink(missing_ok=True)
+
+
+def _sign(job: Job, sweep: str) -> Path:
+    return job.folder.parent / f".{sweep}.tmp"
 
 
 _one_at_a_time = threading.Lock()  # PyTorch's seed and threads belong to the whole process
@@ -210,11 +237,29 @@ def dask_setup(worker: Any) -> None:
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that SIGKILL would leave behind
 
 
-def _on_worker(job: Job, place: Place, sweep: str) -> Line:
+@dataclass(frozen=True)
+class _Task:
+    """To unpickle it is to do it: so who passes it on needs no AKT Lab, and who has none says so.
+
+    (A worker that cannot unpickle a function of ours dies of it.)
+    """
+
+    given: tuple[str, Job, Place, str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The call itself."""
+        return _on_worker, self.given
+
+
+def _on_worker(version: str, job: Job, place: Place, sweep: str) -> Line:
     """`run_job` as a Dask task, which tells how far it is, and stops if nobody waits for it."""
     from distributed import get_worker
 
     worker = get_worker()
+    if version != __version__:
+        raise AktError(f"{socket.gethostname()} has AKT Lab {__version__}, not {version}")
+    if not _sign(job, sweep).exists():
+        raise AktError(f"a worker on {socket.gethostname()} does not see {job.folder.parent}")
     key = worker.get_current_task()
 
     def tell(event: dict[str, Any]) -> None:

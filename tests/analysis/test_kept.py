@@ -36,6 +36,18 @@ def test_older_records_have_no_fingerprints(tmp_path):
         kept.bench_of([])
 
 
+def test_where_one_s_own_teacher_was_found_is_told(tmp_path, monkeypatch):
+    own = {"bench": None, "teacher": "nowhere:net", "weights": __file__, "data": str(tmp_path)}
+    own |= {"mean": [0.5], "std": [0.5]}
+    for made_in, told in ((tmp_path / "there", True), (tmp_path, False)):
+        monkeypatch.chdir(tmp_path)
+        run = fake_run(tmp_path / str(told), bench=own)
+        run.update_record(made_in=str(made_in))
+        with pytest.raises(AktError, match="No module named 'nowhere'") as error:
+            kept.bench_of([run])
+        assert (f"was made in {made_in}, start there" in str(error.value)) is told
+
+
 def test_tables_lie_in_the_folder_that_holds_all_runs(tmp_path):
     runs = [fake_run(tmp_path / name) for name in ("a/one", "b/two")]
     (tmp_path / "studies").mkdir()

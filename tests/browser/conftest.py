@@ -1,6 +1,7 @@
 """A real JupyterLab, a real Voila and a real Chromium; what they show is kept in build/browser/."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -109,11 +110,12 @@ def serving(folder, name, *options):
 def _environment(folder, outside):
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
            "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")  # fmt: skip
+    path = filter(None, (str(Path(__file__).parent / "offline"), os.environ.get("PYTHONPATH")))
     return (
         os.environ
         | {name: str(folder / name.lower()) for name in own}
         | {"OMP_NUM_THREADS": "1", "AKT_LAB_OUTSIDE": str(outside)}
-        | {"PYTHONPATH": str(Path(__file__).parent / "offline")}
+        | {"PYTHONPATH": os.pathsep.join(path)}
     )
 
 
@@ -190,8 +192,14 @@ def lab(folder, browser):
 @pytest.fixture(scope="session")
 def voila(folder, browser):
     """The app's address and process."""
-    with serving(folder, "voila", "--app", "--runs", "runs/demo") as server:
-        yield server
+    with serving(folder, "voila", "--app", "--runs", "runs/demo") as (address, process):
+        yield f"{address}/?token={token_of('voila')}", process
+
+
+def token_of(name):
+    """What a server prints for its user."""
+    log = until(lambda: re.search(r"token=(\w+)", (KEPT / f"{name}.log").read_text()))
+    return log[1]
 
 
 @pytest.fixture(scope="module", params=SCREENS)

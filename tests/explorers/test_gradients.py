@@ -42,7 +42,7 @@ def view(left, right=None, layer=gradients.ALL, step=0):
 
 
 def test_norms_of_a_watched_run(runs):
-    found = {(n.name, n.bits): n for n in gradients.of_runs(runs)}
+    found = {(n.name, n.bits): n for n in gradients.of_runs(runs)[0]}
     history, one = runs[0].history(), found["adadfq", 2]
     assert one.first == 3  # after the warm-up
     assert one.values.shape == (len(one.layers), 6)
@@ -54,23 +54,23 @@ def test_norms_of_a_watched_run(runs):
 def test_a_history_is_read_once_and_anew_when_it_was_written_to(copy, monkeypatch):
     (run, rows), reads, history = copy, [], Run.history
     monkeypatch.setattr(Run, "history", lambda self: reads.append(self.folder) or history(self))
-    (first,) = gradients.of_runs([run])
-    (second,) = gradients.of_runs([run])
+    (first,) = gradients.of_runs([run])[0]
+    (second,) = gradients.of_runs([run])[0]
     assert reads == [run.folder]  # and not twice
     assert np.shares_memory(second.values, first.values)
     run.append_history([{**rows[-1], "epoch": rows[-1]["epoch"] + 1, "step": 0}])
-    (third,) = gradients.of_runs([run])
+    (third,) = gradients.of_runs([run])[0]
     assert np.array_equal(third.values, first.values[:, [*range(6), 5]])
 
 
 def test_a_step_without_norms_is_a_gap_and_a_broken_line_is_told(copy):
     run, rows = copy
-    (whole,) = gradients.of_runs([run])
+    (whole,) = gradients.of_runs([run])[0]
     for row, some in ((rows[3], slice(0, 1)), (rows[5], slice(1, 3)), (rows[8], slice(None))):
         for name in [n for n in row if n.startswith("gradient/")][some]:
             del row[name]
     (run / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (found,) = gradients.of_runs([run])
+    (found,) = gradients.of_runs([run])[0]
     places = [found.layers.index(layer) for layer in whole.layers]
     expected = whole.values.copy()
     expected[0, 0] = expected[1:3, 2] = expected[:, 5] = np.nan
@@ -102,7 +102,7 @@ def test_a_run_that_broke_off_is_shown_as_one(copy):
     rows[-1] |= {name: float("nan") for name in rows[-1] if name.startswith("gradient/")}
     lines = [json.dumps(row) + "\n" for row in rows]
     (broken / HISTORY).write_text("".join([*lines, '{"epo']))
-    (found,) = gradients.of_runs([broken])
+    (found,) = gradients.of_runs([broken])[0]
     assert found.values.shape[1] == 6
     assert np.isnan(found.values[:, -1]).all()
     shown = view(found, step=8)
@@ -177,3 +177,13 @@ def test_gradient_explorer_from_a_study(norms):
     assert [label for label, _ in explorer.controls["left_bits"].options] == [
         "2 bits", "full",
     ]  # fmt: skip
+
+
+def test_a_damaged_history_is_left_out_and_said(runs, tmp_path):
+    damaged = Run(shutil.copytree(runs[0].folder, tmp_path / "damaged"))
+    (damaged / HISTORY).write_text('{"epoch": 1,\n')
+    explorer = gradient_explorer([damaged, *runs[1:]])
+    assert "base64" in explorer.picture.value
+    assert f"left out: {damaged / HISTORY}" in explorer.message.value
+    with pytest.raises(AktError, match="damaged"):
+        gradient_explorer([damaged])

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -10,13 +11,17 @@ from contextlib import nullcontext
 import psutil
 import pytest
 import torch
+from PIL import Image
 
+from akt_lab import __version__
 from akt_lab.analysis import tables
 from akt_lab.benches import BenchSpec
+from akt_lab.benches.teacher import call_factory
 from akt_lab.commands import main
 from akt_lab.errors import AktError
 from akt_lab.files import claim, save_tensors
-from akt_lab.runs import jobs, networks, sweep
+from akt_lab.runs import cluster, jobs, networks, sweep
+from akt_lab.runs.cluster import ClusterLost
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
 from akt_lab.runs.results import Results
@@ -171,7 +176,7 @@ def test_a_full_disk_is_no_divergence(tmp_path, monkeypatch, digits):
 
 
 def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     same = [*GRID, "--out", undisturbed]
     new = ["--out", tmp_path]
     for code, words, arguments in (
@@ -188,6 +193,10 @@ def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
         (2, "at least 0, not -1", [*new, "--workers", -1]),
         (2, "--threads must be at least 1", [*new, "--threads", 0]),
         (2, "exclude each other", [*new, "--workers", 1, "--scheduler", "tcp://127.0.0.1:9"]),
+        (2, "--wait takes minutes, more than 0, not nan", [*new, "--wait", "nan"]),
+        (2, "--scheduler takes an address, tcp://host:port, not ''", [*new, "--scheduler", ""]),
+        (2, "not '127.0.0.1'", [*new, "--scheduler", "127.0.0.1"]),
+        (2, "not 'tcp://'", [*new, "--scheduler", "tcp://"]),
         (1, "no Dask scheduler answers", [*new, "--scheduler", "tcp://127.0.0.1:9"]),
     ):  # fmt: skip
         assert go(*arguments) == code
@@ -206,21 +215,49 @@ def test_one_sweep_at_a_time_in_a_folder(tmp_path, capsys):
 def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digits):
     jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [3, 4], [0], ["paper"], {"steps": 2})
 
-    def one_is_lost(todo, place, tell):
+    def one_is_lost(todo, place, live):
         yield todo[0], MemoryError("its worker was killed")
-        yield todo[1], sweep.run_job(todo[1], place, tell, "")
+        yield todo[1], sweep.run_job(todo[1], place, live.tell, "")
 
     monkeypatch.setattr(sweep, "_here", one_is_lost)
-    with pytest.raises(AktError, match=r"1 runs did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
+    with pytest.raises(AktError, match=r"1 run did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
         sweep.run_grid(jobs, 0, False, results_file=tmp_path / "results.jsonl")
     assert list(Results(tmp_path / "results.jsonl").lines) == ["digits-ptq-4w4a-0"]
+
+
+def test_all_that_a_lost_cluster_leaves_is_named(tmp_path, monkeypatch, digits):
+    jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [2, 3, 4, 5], [0], ["paper"], {"steps": 2})
+
+    def lost(todo, place, live):
+        yield todo[0], sweep.run_job(todo[0], place, live.tell, "")
+        yield todo[2], RuntimeError("out of paper\nat line 3")
+        raise ClusterLost("the scheduler is gone")
+
+    monkeypatch.setattr(sweep, "_here", lost)
+    with pytest.raises(AktError) as error:
+        sweep.run_grid(jobs, 0, False, results_file=tmp_path / "results.jsonl")
+    assert str(error.value) == (
+        "3 runs did not end; the same command goes on: digits-ptq-4w4a-0 (RuntimeError: out of "
+        "paper); digits-ptq-3w3a-0, digits-ptq-5w5a-0 (the scheduler is gone)"
+    )
+    assert list(Results(tmp_path / "results.jsonl").lines) == ["digits-ptq-2w2a-0"]
 
 
 # ---- on Dask ------------------------------------------------------------------------------------
 
 
+class Imports:
+    """A task for a worker that lacks a module."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def __reduce__(self):
+        return importlib.import_module, ("akt_lab.nowhere",)
+
+
 @pytest.mark.slow
-def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys):
+def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys, monkeypatch):
     """Its workers have two threads each; runs in one process must not disturb each other."""
     from distributed import LocalCluster
 
@@ -233,6 +270,16 @@ def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys):
         if not torch.cuda.is_available():  # a worker's mistake is one line here
             assert go(*arguments, "--device", "cuda", "--out", tmp_path / "gpu") == 1
             assert "finds no CUDA device on" in capsys.readouterr().err.splitlines()[-1]
+        for name, instead, words in (
+            ("__version__", "0.0.0", f"has AKT Lab {__version__}, not 0.0.0"),
+            ("_signs", lambda *_: nullcontext(), f"does not see {tmp_path / 'new'}"),
+            ("_Task", Imports, "a worker cannot work (No module named 'akt_lab.nowhere')"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(sweep, name, instead)
+                assert go(*arguments, "--out", tmp_path / "new") == 1
+            assert words in capsys.readouterr().err.splitlines()[-1]
+        assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [".lock"]
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
@@ -273,19 +320,84 @@ def workers_of(process):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_and_doubles_nothing(longer, tmp_path):
+def test_killed_workers_lose_and_double_nothing(longer, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.safetensors"))) >= 2, process)
     victims = workers_of(process)
     assert len(victims) == 2
-    victims[0].send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=180)
+    for victim in victims:
+        victim.kill()
+    _, error = process.communicate(timeout=900)
     assert process.returncode == 0, error
     assert "its worker was lost: " in error
     assert "Traceback" not in error
     assert len(lines(tmp_path)) == 3
     assert numbers(tmp_path) == numbers(longer)
     assert the_table(tmp_path) == the_table(longer)
+
+
+DYING = """
+import multiprocessing, os, signal
+from torch import nn
+
+def net():
+    if multiprocessing.current_process().name != "MainProcess":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory is short
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(8 * 36, 2))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_workers_is_lost_alone(tmp_path, monkeypatch, capsys, digits):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dying.py").write_text(DYING)
+    own = BenchSpec(None, "dying:net", "net.pth", "data", mean=(0.5,), std=(0.5,))
+    torch.save(call_factory("dying:net").state_dict(), "net.pth")
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / label / "1.png")
+    small = {"epochs": 2, "steps": 2, "warmup_epochs": 1, "batch_size": 8}
+    out = tmp_path / "out"
+    grid = [
+        job
+        for spec, seeds in ((own, [0]), (BenchSpec(), [0, 1]))
+        for job in jobs_of(out, spec, ["gdfq"], [4], seeds, [], small)
+    ]
+    with pytest.raises(AktError) as error:
+        sweep.run_grid(grid, 1, results_file=out / "results.jsonl")
+    assert str(error.value) == (
+        "1 run did not end; the same command goes on: dying.net-gdfq-4w4a-0 (its worker was lost "
+        "again and again: killed, or out of memory)"
+    )
+    assert [line["run"] for line in lines(out)] == ["digits-gdfq-4w4a-0", "digits-gdfq-4w4a-1"]
+
+
+GRID_SCRIPT = """
+print("once")
+from pathlib import Path
+from akt_lab.benches import BenchSpec
+from akt_lab.benches.teacher import call_factory
+from akt_lab.runs.jobs import jobs_of
+from akt_lab.runs.sweep import run_grid
+
+small = dict(epochs=2, steps=2, warmup_epochs=1, batch_size=8)
+runs = run_grid(jobs_of(Path("out"), BenchSpec(), ["gdfq"], [4], [0], [], small), workers=1)
+print(runs[0].done)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["script.py", "-"])
+def test_a_plain_script_without_a_main_guard(how, tmp_path, digits):
+    """Nor is it run a second time, in the worker."""
+    (tmp_path / "script.py").write_text(GRID_SCRIPT)
+    own = {"text": True, "capture_output": True, "cwd": tmp_path}
+    typed = GRID_SCRIPT if how == "-" else ""
+    done = subprocess.run([sys.executable, how], input=typed, **own, check=False)
+    assert done.stdout.split() == ["once", "True"]
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.slow
