@@ -12,9 +12,9 @@ def one_line(text: str) -> str:
 class AktError(ValueError):
     """Something failed on the way; the message says what to do. The command line exits with 1."""
 
-    def __init__(self, message: str) -> None:
-        """`message` becomes one line."""
-        super().__init__(one_line(message))
+    def __init__(self, *parts: str) -> None:
+        """The message, which becomes one line."""
+        super().__init__(*map(one_line, parts))
 
 
 class UsageError(AktError):
