@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from akt_lab import image_pool as pool
 from akt_lab import methods
+from akt_lab.errors import DamagedError
+from akt_lab.files import save_tensors
 from akt_lab.graph import capture_bn_inputs, trace
 from akt_lab.image_pool import ImagePool, crop_and_flip, load_pool
 from akt_lab.losses import bns_loss, channel_alignment, hast_image_terms, zeroq_image_terms
@@ -146,3 +148,20 @@ def test_zeroq_is_ranges_and_nothing_else(digits):
     for name, weight in done.student.named_parameters():
         assert torch.equal(weight, weights[name])
     assert summary(done)["last"] > 30
+
+
+def test_a_damaged_pool_is_refused_by_name_and_made_again_where_it_is_deleted(digits, tmp_path):
+    arguments = digits.teacher, zeroq_image_terms, torch.arange(4), (1, 16, 16), 1, 0, tmp_path
+    images = load_pool(*arguments, progress=False)
+    (path,) = tmp_path.glob("pool-*/0.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"0.safetensors is damaged .*: delete it, and it is"):
+        load_pool(*arguments, progress=False)
+    for other in ({"images": images[:2]}, {"x": images}):
+        save_tensors(path, other, {})
+        with pytest.raises(DamagedError, match="it holds no such images"):
+            load_pool(*arguments, progress=False)
+    path.unlink()
+    assert torch.equal(load_pool(*arguments, progress=False), images)

@@ -320,9 +320,10 @@ def training(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _curve(run: Run) -> pd.DataFrame:
     history, settings = run.history(), run.settings
+    warmup = settings.warmup_epochs
     if "student/gradient_norm" not in history:
         return pd.DataFrame()
-    steps = history[history["epoch"] >= settings.warmup_epochs]
+    steps = history[history["epoch"] >= warmup].reset_index(drop=True)
     terms = [c for c in steps if c.startswith("student/") and c != "student/gradient_norm"]
     loss = steps[terms].sum(axis=1, skipna=False)  # where it diverged, one is not finite
     for term in terms:
@@ -334,7 +335,7 @@ def _curve(run: Run) -> pd.DataFrame:
             **{name: row[name] for name in ("method", "variant", "label")},
             "bits": settings.weight_bits,
             **{name: row[name] for name in ("seed", "same")},
-            "step": range(1, len(steps) + 1),
+            "step": (steps["epoch"] - warmup) * settings.steps + steps["step"] + 1,
             "loss_above_floor": loss.to_numpy(),
             "gradient_norm": steps["student/gradient_norm"].to_numpy(),
         }

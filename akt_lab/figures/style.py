@@ -82,11 +82,12 @@ def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
         with plt.rc_context(STYLE):
             drawing.figure.savefig(folder / f"{name}.png", **look)
             drawing.figure.savefig(folder / f"{name}.svg", **look, metadata={"Date": None})
-        plt.close(drawing.figure)
         drawing.data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
     except OSError as error:
         raise cannot_write(folder / name, error) from error
+    finally:
+        plt.close(drawing.figure)
 
 
 def style_of(label: str) -> dict[str, Any]:

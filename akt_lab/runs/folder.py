@@ -239,7 +239,7 @@ class Run:
         """Put a record in the place of the one that is there."""
         write_whole(self / RECORD, sealed(record, indent=2).encode() + b"\n")
 
-    def begin(self, epoch: int, device: str) -> None:
+    def begin(self, epoch: int, device: str, **entries: Any) -> None:
         """Record that the run begins, or goes on after `epoch` epochs: another stretch of it."""
         made = {"versions": provenance(), "device": device}
         # One that was killed before its first checkpoint has left nothing.
@@ -247,7 +247,7 @@ class Run:
         known = self.get("stretches", [{"from_epoch": 0, **older}] if older["versions"] else [])
         earlier = [s for s in known if s["from_epoch"] < epoch]
         stretches = [*earlier, {"from_epoch": epoch, **made}]
-        self.update_record(**made, stretches=stretches, status="running")
+        self.update_record(**entries, **made, stretches=stretches, status="running")
 
     def epoch(self, number: int) -> Path:
         """Where a watched run keeps its networks after so many epochs."""

@@ -70,9 +70,10 @@ def train(
         resume(training, run)
         about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         about |= {"watched": watch, "float_weights": networks.float_weights}
-        run.update_record(**about)
-        if training.epoch < settings.epochs:  # not where the end alone is made again
-            run.begin(training.epoch, str(bench.device))
+        if training.epoch < settings.epochs:
+            run.begin(training.epoch, str(bench.device), **about)
+        else:  # the end alone is made again
+            run.update_record(**about)
     steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
     with make_bar(**steps, unit="step", disable=not progress) as bar:
         bar.set_description(f"{settings.method} {settings.bits}")

@@ -41,7 +41,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: if it is not what was written, or no JSON object.
     """
-    text = data.decode()
+    text = data.decode().replace("\r\n", "\n")  # as git may keep it on Windows
     body, seal, end = text.rpartition(SEAL)
     # One that was hit in its seal is no older one: half of it is still there.
     if "".join(end.split()) != _digest(body) + '"}' if seal else was_sealed(text):

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from akt_lab.analysis import kept
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DamagedError
 from akt_lab.runs.folder import STUDENT
 from tests.conftest import fake_run
 
@@ -84,3 +84,16 @@ def test_tasks_side_by_side_come_back_in_order(capfd):
     tasks = {str(n): (lambda n=n: n**2) for n in range(4)}
     assert kept.on_every_core(tasks, progress=False) == [0, 1, 4, 9]
     assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_table_is_refused_by_name_and_made_again_where_it_is_deleted(tmp_path):
+    runs = [fake_run(tmp_path / "a")]
+    kept.kept(runs, "name", lambda: TABLE)
+    (path,) = (tmp_path / "studies").glob("name-*.csv")
+    assert path.read_bytes() == TABLE.to_csv(index=False).encode()
+    for hit in (b"x\n2\n", b"x\n", b"", b"\xff"):
+        path.write_bytes(hit)
+        with pytest.raises(DamagedError, match=rf"{path.name} is damaged .*: delete it, and it is"):
+            kept.kept(runs, "name", None)
+    path.unlink()
+    assert kept.kept(runs, "name", lambda: TABLE).equals(TABLE)

@@ -8,7 +8,8 @@ from akt_lab.analysis import gradients, kept, studies
 from akt_lab.analysis.verdicts import gradients_in_training
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import BenchSpec
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DamagedError
+from akt_lab.files import save_tensors
 from akt_lab.graph import capture_maps, residual_bodies, trace
 from akt_lab.image_pool import ImagePool
 from akt_lab.quantizer import freeze_ranges, quantize_model
@@ -189,3 +190,26 @@ def test_images_stand_in_the_row_of_their_class(runs):
     assert (shown[:, 0, 0, 0] == y).all()
     with pytest.raises(AktError, match="no image of some class"):
         studies._of_classes(ImagePool(images, labels, augment=False), 4, 10)
+
+
+def test_damaged_images_of_a_study_are_refused_by_name(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        studies, "synthetic_batches", lambda *_, **__: [(torch.ones(2, 1, 4, 4),) * 2]
+    )
+    runs = [fake_run(tmp_path / "a")]
+    ((x, _),) = studies.synthetic(runs, digits)
+    assert x.equal(torch.ones(2, 1, 4, 4))
+    (path,) = (tmp_path / "studies").glob("images-*")
+    path.write_bytes(path.read_bytes()[:-1] + b"9")
+    with pytest.raises(DamagedError, match=r"images-0.* is damaged .*: delete it, and it is made"):
+        studies.synthetic(runs, digits)
+    save_tensors(path, {"x": x}, {})
+    with pytest.raises(DamagedError, match="it holds no images"):
+        studies.synthetic(runs, digits)
+
+
+def test_steps_keep_their_numbers_where_a_history_begins_late(tmp_path):
+    rows = [{"epoch": n // 50, "step": n % 50, "student/kd": 1.0, "student/gradient_norm": 1.0}
+            for n in range(130, 160)]  # fmt: skip
+    run = fake_run(tmp_path / "a", history=rows)
+    assert studies.training([run])["step"].tolist() == list(range(31, 61))  # after the warm-up

@@ -11,10 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from akt_lab.benches import images as images_module
-from akt_lab.benches.bench import BenchSpec, load_bench
+from akt_lab.benches.bench import BenchSpec, _images, load_bench
 from akt_lab.benches.digits import DigitsNet
 from akt_lab.benches.images import FolderImages
-from akt_lab.errors import AktError, UsageError
+from akt_lab.benches.known import KNOWN
+from akt_lab.errors import AktError, DamagedError, UsageError
+from akt_lab.files import save_tensors
 from tests.faults import one_line
 
 
@@ -181,3 +183,20 @@ def test_values_of_another_kind():
     ):
         with pytest.raises(UsageError, match=words):
             BenchSpec.from_dict(values)
+
+
+def test_damaged_test_arrays_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("AKT_LAB_CACHE", str(tmp_path))
+    known = KNOWN["cifar10"]
+    path = tmp_path / known.archive.file.replace(".tar.gz", "-test.safetensors")
+    arrays = {"images": torch.zeros(2, 3, 4, 4).byte(), "labels": torch.arange(2)}
+    words = r"-test.safetensors is damaged .*: delete it, and it is made again"
+    save_tensors(path, arrays, {"classes": ["a", "b"]})
+    assert _images(BenchSpec("cifar10"), known, 3, False)[2] == ("a", "b")
+    path.write_bytes(path.read_bytes()[:-1] + b"9")
+    with pytest.raises(DamagedError, match=words):
+        _images(BenchSpec("cifar10"), known, 3, False)
+    for tensors, state in ((arrays, {}), ({}, {"classes": []}), (arrays, {"classes": 3})):
+        save_tensors(path, tensors, state)
+        with pytest.raises(DamagedError, match=words):
+            _images(BenchSpec("cifar10"), known, 3, False)

@@ -2,11 +2,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
 import torch
 
 from akt_lab.benches import digits as module
 from akt_lab.benches.bench import load_bench
-from akt_lab.benches.digits import digits_split, load_digits
+from akt_lab.benches.digits import DigitsNet, digits_split, load_digits
+from akt_lab.errors import DamagedError
+from akt_lab.files import save_tensors
 from akt_lab.runs.training import evaluate
 
 
@@ -61,3 +64,18 @@ def test_two_processes_train_it_once(tmp_path, monkeypatch, capsys):
     _, error = others[0].communicate()
     assert (others[0].returncode, error) == (0, "")
     assert "training the digits teacher: 100%" in capsys.readouterr().err
+
+
+def test_a_damaged_teacher_is_refused_by_name_and_made_again_where_it_is_deleted(tmp_path):
+    path = tmp_path / "digits-teacher-1.safetensors"
+    save_tensors(path, DigitsNet().state_dict(), {})
+    load_digits(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    for hit in (bytes(data), bytes(data[:-9]), b""):
+        path.write_bytes(hit)
+        with pytest.raises(DamagedError, match=r"-1.safetensors is damaged .*: delete it, and it"):
+            load_digits(tmp_path)
+    save_tensors(path, {"stem": torch.ones(1)}, {})
+    with pytest.raises(DamagedError, match=r"it does not fit: .*: delete it, and it is made again"):
+        load_digits(tmp_path)

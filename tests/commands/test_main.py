@@ -1,10 +1,14 @@
 """What all commands have in common: akt_lab/commands/__init__.py."""
 
 import importlib.metadata
+import io
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from akt_lab.errors import AktError
 
 HELP = """
 import sys
+import threading
 from akt_lab.commands import main
 try: main(sys.argv[1:])
 except SystemExit: assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)
@@ -96,3 +101,69 @@ def test_who_reads_may_stop():
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["ptq"]
     assert not done.stderr
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command of which a test says what it does."""
+
+    def of(name, does):
+        monkeypatch.setattr(COMMANDS[name], "run", lambda options: does() or 0)
+
+    return of
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_a_command_with_a_word(command, capsys, name):
+    number = getattr(signal, name)
+    before = [signal.getsignal(n) for n in signal.valid_signals()]
+    cleaned = []
+
+    def work():
+        try:
+            signal.raise_signal(number)
+        finally:
+            if name != "SIGINT":
+                signal.raise_signal(number)  # once more, as a closed terminal sends it
+            cleaned.append(name)
+
+    by = "" if name == "SIGINT" else f" by {name}"
+    for each, how in (
+        ("quantize", "--resume goes on from its last checkpoint, if it has one"),
+        ("table", "the same command goes on from it"),
+    ):
+        command(each, work)
+        assert main([each]) == 128 + number
+        assert capsys.readouterr().err == f"\nstopped{by}; what was saved is kept, and {how}\n"
+    assert cleaned == [name, name]
+    assert [signal.getsignal(n) for n in signal.valid_signals()] == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
+def test_what_is_ignored_stays_ignored(command, capsys):
+    """As under nohup; and in a thread nothing can be heard, nor is anything touched."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        command("doctor", lambda: signal.raise_signal(signal.SIGHUP))
+        assert main(["doctor"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    codes, handlers = [], []
+    command("doctor", lambda: handlers.append(signal.getsignal(signal.SIGTERM)))
+    thread = threading.Thread(target=lambda: codes.append(main(["doctor"])))
+    thread.start()
+    thread.join()
+    assert (codes, handlers) == ([0], [signal.SIG_DFL])
+    assert capsys.readouterr().err == ""
+
+
+def test_where_the_terminal_is_gone_the_exit_code_is_still_right(command, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    command("doctor", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main(["doctor"]) == 143

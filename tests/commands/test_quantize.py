@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
 
+from akt_lab.commands import main
 from akt_lab.files import claim
 from akt_lab.runs.folder import Run
 from tests.benches.test_bench import write_images
@@ -63,6 +65,83 @@ def test_killed_between_the_student_and_the_record(run, tmp_path, digits):
     again = json.loads((out / "record.json").read_text())
     assert again["accuracy"] == record["accuracy"]
     assert again["seconds"] == record["seconds"]
+
+
+@pytest.fixture(scope="module")
+def ended(digits, tmp_path_factory):
+    """A run that ended."""
+    out = tmp_path_factory.mktemp("ended") / "run"
+    assert main(["quantize", *SMALL, "--epochs", "3", "--out", str(out)]) == 0
+    return out
+
+
+def hit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "harmed",
+    [["student"], ["student", "checkpoint"], ["record"], ["record", "student", "checkpoint"]],
+    ids="-".join,
+)
+def test_what_is_damaged_is_made_again_to_the_same_bits(run, refused, ended, tmp_path, harmed):
+    """And said in one line each; who only reads refuses it by name."""
+    out = tmp_path / "run"
+    shutil.copytree(ended, out)
+    names = {"record": "record.json"}
+    files = [out / names.get(name, f"{name}.safetensors") for name in harmed]
+    for file in files:
+        hit(file)
+    refused(1, f"{files[0]} is damaged", "evaluate", out)
+    code, _, error = run("quantize", "--out", out, "--resume")
+    assert code == 0
+    assert all(f"{file} is damaged" in error for file in files if file.stem != "student")
+    assert "Traceback" not in error
+    student, record = "student.safetensors", Run(ended).record
+    assert (out / student).read_bytes() == (ended / student).read_bytes()
+    again = Run(out).record
+    for name in ("status", "accuracy", "evaluations", "lam", "steps_done", "fingerprints"):
+        assert again[name] == record[name]
+    if "checkpoint" not in harmed:
+        assert again["stretches"] == record["stretches"]  # nothing was trained
+        assert run("quantize", "--out", out, "--resume")[2].count("damaged") == 0
+
+
+def test_a_student_that_is_gone_is_made_again_or_missed(run, refused, ended, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(ended, out)
+    student = out / "student.safetensors"
+    student.unlink()
+    code, _, error = run("quantize", "--out", out, "--resume")
+    assert code == 0
+    assert f"{student} is not there: made again from the last checkpoint\n" in error
+    assert student.read_bytes() == (ended / "student.safetensors").read_bytes()
+    for checkpoint in out.glob("checkpoint*"):
+        checkpoint.unlink()
+    hit(student)
+    resume = ["quantize", "--out", out, "--resume"]
+    refused(1, f"{student} is damaged (its content is not what was written), and no", *resume)
+    hit(out / "record.json")
+    refused(1, "record.json is damaged", *resume)
+
+
+def test_a_damaged_history_can_be_gone_without(run, refused, ended, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(ended, out)
+    (out / "student.safetensors").unlink()
+    history, resume = out / "history.jsonl", ["quantize", "--out", out, "--resume"]
+    history.write_bytes(history.read_bytes()[:-40])
+    words = f"{history} is damaged (it ends 1 steps before the checkpoint): delete it to go on"
+    refused(1, words, *resume)
+    hit(history)
+    refused(1, "history.jsonl, line 5, is damaged", *resume)
+    history.unlink()
+    assert run(*resume)[0] == 0
+    assert (out / "student.safetensors").read_bytes() == (
+        ended / "student.safetensors"
+    ).read_bytes()
 
 
 def test_default_folders_are_numbered(run, tmp_path, monkeypatch, digits):

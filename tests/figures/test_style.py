@@ -55,3 +55,19 @@ def test_every_label_has_a_style_of_its_own(monkeypatch):
     monkeypatch.setitem(METHODS, "later", METHODS["adadfq"])
     assert looks == {label: tuple(map(str, style_of(label).values())) for label in labels}
     assert style_of("adadfq+akt paper") == style_of("adadfq+akt")
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "more"):
+        with pytest.raises(AktError, match=r"^cannot write [^\n]*file"):
+            save(method(), folder, "a", "a command")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for write in ("matplotlib.figure.Figure.savefig", "pandas.DataFrame.to_csv"):
+        with monkeypatch.context() as patch:
+            patch.setattr(write, full)
+            with pytest.raises(AktError, match="^no space left to write "):
+                save(method(), tmp_path / "out", "a", "a command")

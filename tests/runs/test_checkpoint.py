@@ -1,23 +1,27 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from akt_lab.benches import Bench, BenchSpec
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DamagedError
 from akt_lab.files import load_tensors
 from akt_lab.runs import checkpoint
-from akt_lab.runs.checkpoint import resume, save
+from akt_lab.runs.checkpoint import put_back_record, resume, save
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import prepare
+from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.results import line_of
 from akt_lab.runs.training import train
+from akt_lab.runs.verified_json import read_lines
 from akt_lab.settings import Settings
 from tests.conftest import SMALL
 
@@ -153,3 +157,131 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path, digits):
     assert Run(out).history().equals(Run(left_alone).history())
     records = [Run(folder).record for folder in (left_alone, out)]
     assert json.dumps(records[0]["accuracy"]) == json.dumps(records[1]["accuracy"])
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def watched(digits, tmp_path_factory):
+    """A run with three checkpoints behind it, of which two are kept."""
+    run = Run.create(tmp_path_factory.mktemp("damage") / "run")
+    train(digits, Settings(method="adadfq", **SMALL), run, progress=False, watch=True)
+    return run
+
+
+@pytest.fixture
+def copy(watched, tmp_path):
+    """It, as it was before its end."""
+    run = Run(shutil.copytree(watched.folder, tmp_path / "run"))
+    (run / "student.safetensors").unlink()
+    ended = {"status", "accuracy", "evaluations", "effective_bits", "steps_done"}
+    run.write_record({k: v for k, v in run.record.items() if k not in ended})
+    return run
+
+
+def hit(path):
+    """Flip a bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+LAST, BEFORE = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+@pytest.mark.parametrize("harm", [hit, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_one_bad_checkpoint_costs_an_epoch(digits, watched, copy, capsys, harm):
+    """And then the same bits come out. The whole one never makes way for the damaged one."""
+    harm(copy / LAST)
+    assert load_student(copy, digits)[1] == "the checkpoint of epoch 2"
+    load_generator(copy, digits)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith(f"{copy / LAST} is ")
+        assert line.endswith(f"{BEFORE} of epoch 2 is taken")
+    again = prepare(digits, copy.settings)
+    resume(again, copy)
+    assert again.epoch == 2
+    assert load_tensors(copy / LAST)[1]["epoch"] == 2
+    assert not (copy / BEFORE).exists()
+    train(digits, copy.settings, copy, progress=False, watch=True)
+    for name in ("student.safetensors", "history.jsonl"):
+        assert (copy / name).read_bytes() == (watched / name).read_bytes()
+    same = {"accuracy", "evaluations", "steps_done", "lam"}
+    assert {k: copy.record[k] for k in same} == {k: watched.record[k] for k in same}
+
+
+def test_two_bad_checkpoints_are_both_named(digits, copy):
+    hit(copy / LAST)
+    hit(copy / BEFORE)
+    for use in (
+        lambda: load_student(copy, digits),
+        lambda: load_generator(copy, digits),
+        lambda: train(digits, copy.settings, copy, progress=False),
+    ):
+        with pytest.raises(DamagedError, match=r"delete what is damaged, and `.*` begins") as error:
+            use()
+        assert all(str(copy / name) in str(error.value) for name in (LAST, BEFORE))
+    (copy / LAST).unlink()
+    (copy / BEFORE).unlink()
+    train(digits, copy.settings, copy, progress=False)  # it begins again
+    assert copy.done
+
+
+def test_a_folder_of_one_generation_is_that_of_an_older_version(digits, watched, copy):
+    tensors, state = load_tensors(copy / LAST)
+    state.pop("record")
+    (copy / BEFORE).unlink()
+    save_file(tensors, copy / LAST, {"state": json.dumps(state)})
+    older = [json.dumps(row) + "\n" for _, row in read_lines(copy / "history.jsonl", "")]
+    (copy / "history.jsonl").write_text("".join(older))
+    (copy / "record.json").write_text(json.dumps(copy.record))
+    train(digits, copy.settings, copy, progress=False, watch=True)
+    ours, theirs = (run / "student.safetensors" for run in (copy, watched))
+    assert ours.read_bytes() == theirs.read_bytes()
+    hit(copy / "record.json")
+    (copy / "record.json").write_text("{")
+    with pytest.raises(DamagedError) as error:
+        _ = copy.record
+    save_file(tensors, copy / LAST, {"state": json.dumps(state)})
+    with pytest.raises(AktError, match=r"record.json is damaged .* no checkpoint has a copy"):
+        put_back_record(copy, error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epoch": "2"}, {"epoch": None}, {"evaluations": [3]}, {"seconds": []}, {"settings": 1}],
+)
+def test_an_older_checkpoint_of_wrong_types_is_refused_by_name(digits, copy, wrong):
+    tensors, state = load_tensors(copy / LAST)
+    (copy / BEFORE).unlink()
+    save_file(tensors, copy / LAST, {"state": json.dumps({**state, **wrong})})
+    for use in (load_student, load_generator):
+        with pytest.raises(DamagedError, match=rf"{LAST} is damaged \(its {next(iter(wrong))}"):
+            use(copy, digits)
+    with pytest.raises(DamagedError, match=LAST):
+        train(digits, copy.settings, copy, progress=False)
+
+
+@pytest.mark.parametrize("missing", ["rng", "student.stem.0.weight", "student_optimizer.0.x.y"])
+def test_an_older_checkpoint_of_other_tensors_is_refused_by_name(digits, copy, missing):
+    tensors, state = load_tensors(copy / LAST)
+    if missing in tensors:
+        del tensors[missing]
+    else:
+        tensors[missing] = torch.ones(1)
+    save_file(tensors, copy / LAST, {"state": json.dumps(state)})
+    with pytest.raises(DamagedError, match=LAST):
+        train(digits, copy.settings, copy, progress=False)
+
+
+def test_a_kept_epoch_that_is_damaged_is_refused_by_name(digits, copy):
+    hit(copy.epoch(2))
+    (copy / "epochs" / "mine.safetensors").write_bytes(b"")
+    assert copy.epochs == [1, 2, 3]
+    for load in (load_student, load_generator):
+        load(copy, digits, 3)
+        with pytest.raises(DamagedError, match=r"0002.safetensors is damaged .*other epochs"):
+            load(copy, digits, 2)

@@ -1,12 +1,14 @@
+import json
 import subprocess
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, DamagedError
 from akt_lab.runs import folder
 from akt_lab.runs.folder import Run
+from tests.conftest import fake_run
 
 
 def test_folders(tmp_path):
@@ -93,3 +95,89 @@ def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
         (home / "pyproject.toml").write_text(project)
         monkeypatch.setattr(folder, "__file__", str(home / "akt_lab" / "runs" / "folder.py"))
         assert bool(folder.provenance()["commit"]) == ours
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": 3}, {"accuracy": [1]}, {"accuracy": {"last": 1.0}}, {"seconds": "3"},
+        {"evaluations": {}}, {"evaluations": [{"epoch": 1, "accuracy": float("nan")}]},
+        {"stretches": [1]}, {"stretches": [{"from_epoch": "x", "versions": {}, "device": ""}]},
+        {"versions": None}, {"fingerprints": {"teacher": 3}},
+        {"settings": {"method": "ptq", "x": 1}}, {"settings": {"epochs": []}}, {"bench": {"x": 1}}, {"bench": 3}, {"images": "540"},
+    ],
+)  # fmt: skip
+def test_an_older_record_of_wrong_types_is_refused_by_name(tmp_path, wrong):
+    run = fake_run(tmp_path / "run")
+    (run / "record.json").write_text(json.dumps({**run.record, **wrong}))
+    for read in (lambda: run.record, lambda: run.settings, lambda: run.done, run.history):
+        with pytest.raises(DamagedError, match=r"^[^\n]*record.json is damaged \(.*--resume` puts"):
+            read()
+
+
+def test_a_changed_record_is_noticed(tmp_path):
+    run = fake_run(tmp_path / "run")
+    text = (run / "record.json").read_text()
+    (run / "record.json").write_text(text.replace("90.0", "91.0", 1))
+    with pytest.raises(DamagedError, match="its content is not what was written"):
+        _ = run.record
+    (run / "record.json").write_bytes(
+        text.replace("\n", "\r\n").encode()
+    )  # as another system keeps text
+    assert "digest" not in run.record
+
+
+def rows(first, last, steps=50):
+    return [{"epoch": n // steps, "step": n % steps, "loss": 1.0} for n in range(first, last)]
+
+
+def test_a_history_must_have_each_step_once_and_in_order(tmp_path):
+    for number, wrong in enumerate(
+        ([*rows(0, 3), *rows(4, 6)], [*rows(0, 3), *rows(2, 6)], [*rows(0, 1), {"epoch": 0}],
+         [{"epoch": 0, "step": "0"}], [{"epoch": 0, "step": 0, "loss": None}])
+    ):  # fmt: skip
+        run = fake_run(tmp_path / str(number), history=wrong)
+        with pytest.raises(DamagedError, match=r"history.jsonl, line \d, is damaged .*: delete it"):
+            run.history()
+
+
+def test_a_history_ends_where_its_run_did(tmp_path):
+    run = fake_run(tmp_path / "run", history=rows(0, 120))
+    run.update_record(steps_done=120)
+    assert len(run.history()) == run.steps_in_history() == 120
+    lines = (run / "history.jsonl").read_bytes().splitlines(keepends=True)
+    for left in (lines[:-1], []):
+        (run / "history.jsonl").write_bytes(b"".join(left))
+        with pytest.raises(DamagedError, match="it does not end with step 120, as the run"):
+            run.history()
+    (run / "history.jsonl").write_bytes(b"".join(lines[100:]))  # it was deleted, and began late
+    assert run.history()["step"].tolist() == list(range(20))
+    (run / "history.jsonl").unlink()
+    assert run.history().empty
+
+
+def test_only_what_the_checkpoint_counts_on_must_be_whole(tmp_path):
+    run = fake_run(tmp_path / "run", history=rows(0, 120))
+    path, lines = run / "history.jsonl", (run / "history.jsonl").read_bytes().splitlines(True)
+    broken = b'{"epoch"\n'
+    for left in ([*lines[:100], broken, *lines[101:]], [*lines[:110], broken], lines[:100]):
+        path.write_bytes(b"".join(left))
+        run.cut_history(2)
+        assert path.read_bytes() == b"".join(lines[:100])
+    for left in ([*lines[:99], broken, *lines[100:]], lines[:99], []):
+        path.write_bytes(b"".join(left))
+        with pytest.raises(DamagedError, match="delete it to go on without its curves"):
+            run.cut_history(2)
+        assert path.read_bytes() == b"".join(left)
+    path.unlink()
+    run.cut_history(2)
+    for first in (100, 110):  # begun after it was deleted; nothing is left of it
+        path.write_bytes(b"".join(lines[first:]))
+        run.cut_history(2)
+        assert not path.exists()
+    path.write_bytes(b"".join(lines[60:]))
+    run.cut_history(2)
+    assert path.read_bytes() == b"".join(lines[60:100])

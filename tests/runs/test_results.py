@@ -1,12 +1,17 @@
 """What the README reports is what its command prints from results/."""
 
+import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from akt_lab.commands import main
+from akt_lab.errors import DamagedError
 from akt_lab.runs import results
+from akt_lab.runs.verified_json import append_lines
+from tests.conftest import fake_run
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").glob("*.jsonl"))
@@ -46,3 +51,74 @@ def test_runs_of_other_teachers_are_never_averaged():
     for key in ("same", "pair"):
         assert first[key] == same[key] != other[key]
         assert "fingerprint" not in results.row(line)[key]
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+def of(seed=0, **changes):
+    line = results.read(FILES[0])[0]
+    own = {"run": f"neither-3-{seed}", "settings": line["settings"] | {"seed": seed}}
+    return line | own | changes
+
+
+def test_a_line_that_is_there_twice_counts_once_and_two_of_one_run_are_refused(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_lines(path, [of(0), of(1), of(0)])
+    assert results.read(path) == [of(0), of(1)]
+    append_lines(path, [of(1, seconds=3.5)])
+    words = (
+        r"results.jsonl, line 4, is damaged \(it is not what line 2 says of the same run\): take"
+    )
+    with pytest.raises(DamagedError, match=words):
+        results.read(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accuracy": {"last": math.nan, "label_free": 1.0, "best": 2.0}}, "'accuracy' cannot be"),
+        ({"accuracy": {"last": 1.0}}, "'accuracy' cannot be"),
+        ({"accuracy": []}, "'accuracy' cannot be"),
+        ({"teacher_accuracy": "99"}, "'teacher_accuracy' cannot be '99'"),
+        ({"teacher_accuracy": math.inf}, "'teacher_accuracy' cannot be 'inf'"),
+        ({"evaluation_images": 1.5}, "'evaluation_images' cannot be '1.5'"),
+        ({"evaluations": [{"epoch": 1}]}, "'evaluations' cannot be"),
+        ({"run": 3}, "'run' cannot be '3'"),
+        ({"settings": {"method": "adadq"}}, "unknown method 'adadq'"),
+        ({"settings": {"method": "ptq", "epoch": 3}}, "unknown setting 'epoch'"),
+        ({"settings": {"method": "ptq", "epochs": "3"}}, "'epochs' cannot be '3'"),
+        ({"settings": {"method": "ptq", "milestones": 3}}, "'milestones' cannot be '3'"),
+        ({"settings": []}, "'settings' cannot be"),
+        ({"bench": {"bench": "digits", "image": 3}}, "image"),
+        ({"bench": {"image_size": "3"}}, "'image_size' cannot be '3'"),
+    ],
+)
+def test_a_line_that_is_none_is_refused_by_file_and_number(tmp_path, capsys, changes, words):
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (of(0), of(1, **changes))))
+    assert main(["table", "--results", str(path)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"akt-lab table: {path}, line 2, is damaged (")
+    assert words in said
+
+
+def test_half_a_line_is_said_and_made_whole_by_the_sweep(tmp_path, capsys):
+    path = tmp_path / "results.jsonl"
+    append_lines(path, [of(0), of(1)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    assert results.read(path) == [of(0)]
+    assert f"{path}, line 2, was cut short and is left out" in capsys.readouterr().err
+    kept = results.Results(path)
+    kept.append({**of(1), "run": "another"})
+    assert results.read(path) == [of(0), {**of(1), "run": "another"}]
+    path.write_bytes(whole[:-1])  # the end of the line alone
+    results.Results(path)
+    assert path.read_bytes() == whole
+
+
+def test_images_are_counted_without_a_history(tmp_path):
+    run = fake_run(tmp_path / "run", status="failed")
+    run.update_record(steps_done=120)
+    assert results.line_of(run)["student_images"] == 20 * 32  # 50 steps an epoch, two of warm-up
