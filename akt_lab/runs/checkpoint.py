@@ -46,6 +46,7 @@ class State(TypedDict, total=False):
 
 def save(training: Training, run: Run) -> None:
     """Write all of a training that changes into the run's checkpoint."""
+    run.update_record(steps_saved=training.epoch * training.settings.steps)
     tensors = {"rng": training.rng.get_state(), **_weights(training)}
     if training.holdout is not None:
         tensors["holdout"] = training.holdout

@@ -89,7 +89,10 @@ class Stretch(TypedDict):
 
 
 class Record(TypedDict, total=False):
-    """The entries of a record that are read; `steps_done` is what ended runs have rows of."""
+    """The entries of a record that are read.
+
+    A history has the rows of `steps_saved` at least; that of an ended run, those of `steps_done`.
+    """
 
     status: str
     error: str
@@ -109,6 +112,7 @@ class Record(TypedDict, total=False):
     effective_bits: dict[str, Finite]
     seconds: Finite | None
     steps_done: int
+    steps_saved: int
 
 
 def check_entries(values: Mapping[str, Any], kind: Any) -> None:
@@ -271,8 +275,11 @@ class Run:
         if not (path := self / HISTORY).exists():
             return pd.DataFrame()
         rows, ended = [*self._rows()], self.get("steps_done", 0)
-        if ended and [place + 1 for place, _ in rows[-1:]] != [ended]:
+        last = rows[-1][0] + 1 if rows else 0
+        if ended and last != ended:
             raise damaged(path, f"it does not end with step {ended}, as the run", WITHOUT_CURVES)
+        if last < (saved := self.get("steps_saved", 0)):
+            raise damaged(path, f"it ends before step {saved}, the checkpoint's", WITHOUT_CURVES)
         return pd.DataFrame([row for _, row in rows])
 
     def steps_in_history(self) -> int:

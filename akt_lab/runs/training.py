@@ -70,6 +70,7 @@ def train(
         resume(training, run)
         about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         about |= {"watched": watch, "float_weights": networks.float_weights}
+        about |= {"steps_saved": training.epoch * settings.steps}
         if training.epoch < settings.epochs:
             run.begin(training.epoch, str(bench.device), **about)
         else:  # the end alone is made again

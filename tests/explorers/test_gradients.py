@@ -25,7 +25,7 @@ def norms(digits):
 def copy(runs, tmp_path):
     """A run of which a test may rewrite the history, and its rows."""
     run = Run(shutil.copytree(runs[0].folder, tmp_path / "run"))
-    run.update_record(steps_done=0)  # a test may write more rows, or fewer
+    run.update_record(steps_done=0, steps_saved=0)  # a test may write more rows, or fewer
     return run, [row for _, row in read_lines(run / HISTORY, "")]
 
 

@@ -146,13 +146,20 @@ def test_a_history_must_have_each_step_once_and_in_order(tmp_path):
 
 def test_a_history_ends_where_its_run_did(tmp_path):
     run = fake_run(tmp_path / "run", history=rows(0, 120))
-    run.update_record(steps_done=120)
+    run.update_record(status="running", steps_saved=119)  # the epoch is not over
+    assert len(run.history()) == 120
+    run.update_record(status="done", steps_done=120)
     assert len(run.history()) == run.steps_in_history() == 120
     lines = (run / "history.jsonl").read_bytes().splitlines(keepends=True)
     for left in (lines[:-1], []):
         (run / "history.jsonl").write_bytes(b"".join(left))
         with pytest.raises(DamagedError, match="it does not end with step 120, as the run"):
             run.history()
+    run.update_record(steps_done=0)
+    (run / "history.jsonl").write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(DamagedError, match="it ends before step 119, the checkpoint's"):
+        run.history()
+    run.update_record(steps_done=120)
     (run / "history.jsonl").write_bytes(b"".join(lines[100:]))  # it was deleted, and began late
     assert run.history()["step"].tolist() == list(range(20))
     (run / "history.jsonl").unlink()
