@@ -41,7 +41,7 @@ class OneOf:
     @property
     def names(self) -> tuple[str, ...]:
         """The names; PyTorch is loaded for them, which `--help` does without."""
-        module, name = self.place.split(".")
+        module, _, name = self.place.rpartition(".")
         return getattr(importlib.import_module(f"akt_lab.{module}"), name)
 
 
@@ -106,7 +106,7 @@ class Settings:
         str,
         "feature maps that AKT compares: of each residual unit's body, as in the paper, or for an "
         "ablation after its sum or the relu behind it",
-        OneOf("graph.PLACES"),
+        OneOf("graph.maps.PLACES"),
     ] = "body"
     last_maps: Annotated[int, "how many of them, from the last one back; 0 for all", WEIGHT] = 0
     pool: Annotated[int, "images that are optimised once, by methods that do so", COUNT] = 0

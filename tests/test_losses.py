@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -145,3 +147,65 @@ def test_an_ablation_leaves_one_part_out(variant):
         assert alone == {"kd": both["kd"], part: both[part]}
     with pytest.raises(UsageError, match="did you mean 'spatial'"):
         losses.akt_terms({}, maps[:1], maps[1:], variant, parts="spacial")
+
+
+# ---- where numbers end ----
+
+OF_LOGITS = {
+    "kd": lambda s, t, y, stats: {"kd": losses.kd_loss(s, t)},
+    "difference_entropy": lambda s, t, y, stats: losses.adadfq_student_terms(s, t, y),
+    "gdfq": lambda s, t, y, stats: losses.gdfq_student_terms(s, t, y),
+    "hast": lambda s, t, y, stats: losses.hast_student_terms(s, t, y),
+    "gdfq's images": lambda s, t, y, stats: losses.gdfq_generator_terms(t, s, y, stats),
+    "adadfq's images": lambda s, t, y, stats: losses.adadfq_generator_terms(t, s, y, stats),
+    "hast's images": lambda s, t, y, stats: losses.hast_image_terms(t, s, y, stats),
+}
+
+
+@pytest.mark.parametrize("loss", OF_LOGITS)
+@given(
+    classes=st.sampled_from([1, 2, 10, 1000]),
+    batch=st.sampled_from([1, 3]),
+    size=st.sampled_from([0.0, 1e-30, 1.0, 1e4, 1e30]),
+    apart=st.sampled_from(["not", "by a digit", "much"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_terms_and_gradients_are_finite(loss, classes, batch, size, apart, seed):
+    rng = torch.Generator().manual_seed(seed)
+    t, other = (size * torch.randn(batch, classes, generator=rng) for _ in range(2))
+    s = {"not": t.clone(), "by a digit": torch.nextafter(t, t + 1), "much": other}[apart]
+    y = torch.randint(classes, (batch,), generator=rng)
+    stats = [tuple(torch.rand(3, generator=rng) for _ in range(4))]
+    t.requires_grad_(), s.requires_grad_()
+    terms = OF_LOGITS[loss](s, t, y, stats)
+    slopes = torch.autograd.grad(losses.total(terms), (s, t), allow_unused=True)
+    assert all(term.isfinite() for term in terms.values())
+    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_agreement_to_the_last_digit_is_agreement(classes):
+    """The images' entropies differ by rounding alone: nothing to be divided by."""
+    t = torch.randn(64, classes, generator=torch.Generator().manual_seed(0))
+    s = torch.nextafter(t, t + 1)
+    terms = losses.adadfq_generator_terms(t, s, torch.zeros(64).long(), STATISTICS)
+    assert terms["disagreement"].item() == pytest.approx(0.1, abs=1e-4)
+    assert terms["agreement"].item() == 0
+
+
+def test_maps_that_are_none_are_told():
+    vectors, maps = [torch.rand(2, 3)], [torch.rand(2, 3, 4, 4)]
+    for pair in ((vectors, vectors), (maps, vectors), ([], []), (maps, [])):
+        with pytest.raises(AktError, match="map"):
+            losses.channel_alignment(*pair)
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_maps_that_agree_or_are_nothing(variant):
+    for x in (torch.zeros(1, 2, 3, 3), torch.rand(1, 1, 1, 1), 1e-20 * torch.rand(2, 3, 2, 2)):
+        s = x.clone().requires_grad_()
+        terms = losses.akt_terms({"kd": s.sum() * 0}, [s], [x], variant)
+        (slope,) = torch.autograd.grad(losses.total(terms), s)
+        assert losses.total(terms).item() == pytest.approx(0, abs=1e-9)
+        assert slope.isfinite().all()

@@ -351,3 +351,119 @@ def test_importing_it_is_light():
     check = "import sys, akt_lab.quantizer; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=True, text=True)
     assert not {"pandas", "matplotlib", "scipy", "torchvision"} & set(done.stdout.split())
+
+
+# ---- numbers of every kind ----
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
+@given(
+    seed=st.integers(0, 10**6),
+    exponent=st.integers(-45, 37),
+    shift=st.sampled_from([0.0, 1.0, -1.0, 100.0]),
+    bits=st.integers(2, 8),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_type_and_size_of_numbers(dtype, gradient, seed, exponent, shift, bits):
+    """Finite, few, of the type that came, half a step away at most: denormals to the largest."""
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = ((x + shift) * 10.0**exponent).clamp(-60000, 60000) if dtype.itemsize == 2 else x + shift
+    x = (x if dtype.itemsize == 2 else x * 10.0**exponent).to(dtype).requires_grad_()
+    quantizers = {rule: ActivationQuantizer(bits, rule, gradient) for rule in quantizer.RANGES}
+    found = {"rows": fake_quantize_rows(x, bits, gradient)}
+    found |= {rule: observer(x) for rule, observer in quantizers.items()}
+    for rule, y in found.items():
+        assert y.dtype == dtype
+        assert y.isfinite().all(), rule
+        assert all(len(row.unique()) <= 2**bits for row in y)
+        (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        assert ((slope == 0) | (slope == 1)).all()
+        step = (x.clamp(min=0).max() - x.clamp(max=0).min()).double() / (2**bits - 1)
+        rounding = 2.0**bits * torch.finfo(torch.promote_types(dtype, torch.bfloat16)).eps
+        if dtype == torch.bfloat16:
+            rounding = 2.0**bits * torch.finfo(dtype).eps
+        away = (y - x).abs().double().max()
+        floor = torch.finfo(torch.float32).eps * 2**bits + torch.finfo(dtype).tiny
+        assert away <= step * (1.01 + rounding) + floor
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_nan_or_an_infinity_never_becomes_a_number(dtype, gradient, bad):
+    x = torch.tensor([[1.0, bad, 2.0], [0.5, -0.5, 1.0]], dtype=dtype)
+    y = fake_quantize_rows(x, 3, gradient)
+    assert y[0].isnan().all()
+    assert y[1].isfinite().all()  # another channel's range
+    observer = ActivationQuantizer(3, "ema", gradient)
+    assert observer(x).isnan().any()
+    with pytest.raises(AktError, match="0 has observed a NaN"):
+        freeze_ranges(nn.Sequential(observer))
+
+
+@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
+def test_a_range_wider_than_its_type_is_refused(gradient):
+    widest = torch.tensor([[-3e38, 3e38]])
+    assert fake_quantize_rows(widest, 3, gradient).isnan().all()
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 2, 1))
+    for value in (3e38, math.nan, math.inf):
+        with torch.no_grad():
+            net[2].weight.copy_(torch.tensor([-value, value]).view(2, 1, 1, 1))
+        with pytest.raises(AktError, match=r"2\.weight holds a NaN, or values too large"):
+            quantize_model(net)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 4)])
+def test_nothing_gives_nothing(dtype, shape):
+    x = torch.empty(shape, dtype=dtype)
+    assert fake_quantize_rows(x, 3).shape == shape
+    for rule in quantizer.RANGES:
+        observer = ActivationQuantizer(3, rule)
+        assert observer(x).shape == shape
+        assert observer.updates == 0
+
+
+def test_half_precision_is_rounded_as_float32_is():
+    x = torch.randn(4, 50).half()
+    expected = fake_quantize_rows(x.float(), 8)
+    assert torch.equal(fake_quantize_rows(x, 8), expected.half())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_clipped_gradients_of_other_types(dtype):
+    x = torch.tensor([-2.0, -0.4, 0.3, 0.9, 5.0], dtype=dtype, requires_grad=True)
+    scale, zero = affine_parameters(*torch.tensor([-1.0, 1.0], dtype=dtype), 4)
+    y = fake_quantize(x, scale, zero, 4, "clipped")
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(AktError, match=r"0\.weight is complex"):
+        quantize_model(nn.Sequential(nn.Conv2d(1, 2, 1, dtype=torch.complex64)))
+
+
+def test_a_student_is_not_quantized_again(functional_net):
+    with pytest.raises(AktError, match="student already: give its teacher"):
+        quantize_model(quantize_model(functional_net))
+
+
+def test_first_and_last_are_those_that_run():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.middle = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 4, 1)
+            self.stem = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            self.middle(x[:, :1].expand(-1, 4, -1, -1))  # nothing reads it
+            x = self.middle(self.stem(x).relu()).relu()
+            return self.head(self.middle(x).relu()).mean((2, 3))
+
+    student = quantize_model(HeadFirst(), 4, 4, first_bits=8, last_bits=6)
+    bits = {n: m.weight_bits for n, m in student.named_modules() if hasattr(m, "weight_bits")}
+    assert bits == {"stem": 8, "middle": 4, "head": 6}

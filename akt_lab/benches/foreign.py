@@ -16,8 +16,15 @@ import torch
 _cudnn = torch.backends.cudnn
 
 
+def _device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # in PyTorch 2.6, where None was set
+        return torch.device("cpu")
+
+
 def _set_device(device: torch.device) -> None:
-    if device != torch.get_default_device():  # to set it at all would slow every call
+    if device != _device():  # to set it at all would slow every call
         torch.set_default_device(None if device.type == "cpu" else device)
 
 
@@ -29,7 +36,7 @@ STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_rng_state, torch.set_rng_state),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_default_device, _set_device),
+    (_device, _set_device),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),

@@ -5,6 +5,7 @@ What the method takes networks apart with. From the ground up: operations, captu
 
 from akt_lab.graph.captures import batch_norms, capture_bn_inputs, capture_maps
 from akt_lab.graph.maps import (
+    PLACES,
     behind,
     insert_after,
     map_layers,
@@ -24,6 +25,7 @@ from akt_lab.graph.tracing import torch_class, trace
 
 __all__ = [
     "CONVOLUTION",
+    "PLACES",
     "QUANTIZERS",
     "activations",
     "batch_norms",

@@ -117,7 +117,7 @@ def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
     found = []
     for node in [node for node in sums if node not in partial]:
         body = max(branches(node), key=depth.__getitem__)
-        skip = min(branches(node), key=depth.__getitem__)
+        skip = min((b for b in branches(node) if b is not body), key=depth.__getitem__)
         if depth[body] == depth[skip] and is_function_of(body, skip):
             continue
         for addend in sums[node]:

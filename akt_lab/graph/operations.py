@@ -120,6 +120,7 @@ def activations(network: fx.GraphModule) -> list[fx.Node]:
     source: dict[fx.Node, fx.Node] = {}  # of which it is a function, element by element
     curved: set[fx.Node] = set()
     steps: list[fx.Node] = []  # that make new values, not on the grid of those that they read
+    statistics: set[fx.Node] = set()  # a mean, a deviation from it: of a norm by hand
     for node in (node for node in network.graph.nodes if node in images):
         name = operation(network, node)
         read = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
@@ -130,8 +131,10 @@ def activations(network: fx.GraphModule) -> list[fx.Node]:
         curves |= _divides_by(name, node, images)
         whole = name in ("max", "min") and len(read) < 2  # of all positions
         own = name in AFFINE | CURVED and node in between and not whole
-        one = len(sources) == 1 and operation(network, sources[0]) not in REDUCTIONS
+        one = len(sources) == 1 and statistics.isdisjoint(sources)
         pointwise = one and ((node in named and name != "glu") or own)
+        if name in REDUCTIONS or (name in AFFINE | CURVED and not statistics.isdisjoint(inputs)):
+            statistics.add(node)
         source[node] = sources[0] if pointwise else node
         if node in named or (curves and source[node] is not node):
             steps.append(node)
@@ -183,13 +186,14 @@ def unrounded(network: fx.GraphModule) -> dict[fx.Node, str]:
     the images. Products of two maps are, as of a map and its gate, a softmax, and whatever else.
     """
     images = from_images(network)
+    between = _between_layers(network, images)
     found: dict[fx.Node, str] = {}
 
     def look(node: fx.Node, reader: str, seen: set[fx.Node]) -> None:
         module, name = layer(network, node), operation(network, node)
         inputs = [i for i in node.all_input_nodes if i in images]
         weighted = isinstance(module, (CONVOLUTION, nn.Linear))
-        if node in seen or weighted or not inputs or name == "activationquantizer":
+        if node in seen or weighted or node not in between or name == "activationquantizer":
             return
         seen.add(node)
         scaled = name in AFFINE and len(inputs) == 1 and not _divides_by(name, node, inputs)

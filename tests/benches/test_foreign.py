@@ -23,7 +23,7 @@ def state():
         [*sys.argv],
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
-        str(torch.get_default_device()),
+        torch.ones(1).device.type,
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),

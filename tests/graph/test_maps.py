@@ -240,3 +240,8 @@ def test_the_skip_of_a_sum_of_sums_is_not_in_its_body():
     inside = net.relu(net.norm(net.stem(x)))
     expected = 0.5 * (net.body + net.other(net.stem_again(inside)))
     assert torch.allclose(next(iter(maps.values())), expected, atol=1e-6)
+
+
+def test_a_sum_of_two_convolutions_is_one():
+    net = Unit(add=lambda net, x, y: net.other(x) + net.gate(x))
+    assert residual_bodies(trace(net)) == ["other"]  # of equally deep branches the first
