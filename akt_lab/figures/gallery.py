@@ -123,9 +123,10 @@ def write_page(folder: Path) -> None:
     for name in FIGURES:
         if (folder / f"{name}.json").exists():
             about = json.loads((folder / f"{name}.json").read_text())
+            alt = html.escape(" ".join(about["alt"].split()))
             parts.append(
                 f"## {name.replace('_', ' ').capitalize()}\n\n"
-                f'<img src="{name}.png" alt="{html.escape(about["alt"])}" width="760">\n\n'
+                f'<img src="{name}.png" alt="{alt}" width="760">\n\n'
                 f"{about['caption']}\n\n"
                 f"`{about['command']}` · [data]({name}.csv) · [vector]({name}.svg)"
             )
