@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from akt_lab.commands.options import SETTING_OPTIONS, add_bench_options, given_bench, given_settings
+from akt_lab.errors import UsageError
 from akt_lab.settings import check_read
 
 SHARED = {  # a grid has several of the others
@@ -77,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         getattr(options, "threads", 1),
         getattr(options, "wait", 30),
     )
+    if hasattr(options, "wait") and place.scheduler is None:
+        raise UsageError("--wait is for a cluster's workers: add --scheduler, or drop it")
     if place.scheduler is None:
         choose_device(place.device)  # a mistake shows at once
     run_grid(jobs, place=place, results_file=out / RESULTS)

@@ -75,8 +75,8 @@ def draw_attention_side_by_side(found: SideBySide) -> Drawing:
         caption=(
             f"{as_text(title)}: refined feature distillation in one layer. Spatial attention of "
             "teacher and student on one scale, the signed difference (red: the student looks there "
-            "more; blue, dashes: less), channel attention, and for each image the two losses, KL(teacher || "
-            "student). Real test images. CSV: both attentions, places row by row."
+            "more; blue, dashes: less), channel attention, and for each image the two losses, "
+            "KL(teacher || student). Real test images. CSV: both attentions, places row by row."
         ),
     )
 
