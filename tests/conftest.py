@@ -94,3 +94,9 @@ class FunctionalNet(nn.Module):
 def functional_net():
     torch.manual_seed(0)
     return FunctionalNet().eval()
+
+
+STRANGE = (  # names that are more than text to a page, to Matplotlib, to Markdown, to a terminal
+    "<img src=x onerror=alert(1)>", "<b>bold</b>", "&amp;", "\"quoted'", "$x_1$", "$\\frac$", "_",
+    "100%", "two\nlines", "[bold]", "{x}", "`code`", "a|b", "n" * 300,
+)  # fmt: skip

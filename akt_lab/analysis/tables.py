@@ -7,6 +7,7 @@ setting make rows of their own and are never averaged together.
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -234,6 +235,16 @@ def to_markdown(cells: pd.DataFrame) -> str:
     return f"{table}\n\n{_notes(cells)}"
 
 
+def as_text(name: str) -> str:
+    r"""A name from outside in Markdown: a text in one line, no tag, link, formula or cell's end.
+
+    >>> as_text("<b>|[x](y) $z$ a_b")
+    '\\<b\\>\\|\\[x\\](y) \\$z\\$ a_b'
+    """
+    line = " ".join(name.split())
+    return re.sub(r"[\\`*\[\]<>|$&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+
+
 def _shown(cell: Mapping[Any, Any]) -> list[str]:
     method = cell["method"] + (f" `{cell['variant']}`" if cell["variant"] else "")
     runs = f"{cell['runs']}" + (f" + {cell['diverged']} diverged" if cell["diverged"] else "")
@@ -241,7 +252,7 @@ def _shown(cell: Mapping[Any, Any]) -> list[str]:
     word = cell.get("verdict")
     paper = "" if math.isnan(cell["paper"]) else f"{cell['paper']:.2f}"
     return [
-        cell["bench"],
+        as_text(cell["bench"]),
         cell["bits"],
         cell["effective"],
         method + (f" ({cell['settings']})" if cell["settings"] else ""),

@@ -66,6 +66,7 @@ def train(
 def print_table(results: "pd.DataFrame") -> None:
     """Accuracy of each student, and its difference from the teacher's."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from akt_lab.analysis.intervals import proportion_interval
@@ -80,7 +81,7 @@ def print_table(results: "pd.DataFrame") -> None:
     shown.add_column("bits")
     methods = list(dict.fromkeys(results["method"]))
     for method in methods:
-        shown.add_column(method, justify="right")
+        shown.add_column(escape(method), justify="right")
     for bits, rows in results.groupby("bits"):
         cells = {
             row.method: _cell(row.accuracy, row.difference, row.status) for row in rows.itertuples()

@@ -15,6 +15,7 @@ from akt_lab.commands.options import (
     threads_of,
     whole,
 )
+from akt_lab.errors import UsageError
 from akt_lab.settings import check_read
 
 SHARED = {  # a grid has several of the others
@@ -92,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
         threads_of(options, default=1) or 1,
         getattr(options, "wait", 30),
     )
+    if hasattr(options, "wait") and place.scheduler is None:
+        raise UsageError("--wait is for a cluster's workers: add --scheduler, or drop it")
     if place.scheduler is None:
         choose_device(place.device)  # a mistake shows at once
     run_grid(jobs, place=place, results_file=out / RESULTS)

@@ -105,5 +105,5 @@ def _about(runs: list[Run], folder: Path) -> str:
     """Whose network a tab shows, and which runs."""
     shown = f", {len(runs)} runs in {folder}" if runs else ""
     name = (runs[0].spec if runs else BenchSpec()).name
-    style = "line-height:1.4;color:var(--jp-ui-font-color2,#555)"
+    style = "line-height:1.4;overflow-wrap:anywhere;color:var(--jp-ui-font-color2,#555)"
     return f'<div style="{style}">teacher: {html.escape(name + shown)}</div>'

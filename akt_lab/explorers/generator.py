@@ -16,7 +16,7 @@ from akt_lab.errors import AktError
 from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.picture import Picture, Shown
 from akt_lab.explorers.students import END, Kept, Students, bench_of, with_generator
-from akt_lab.figures.style import COLOURS
+from akt_lab.figures.style import COLOURS, plain
 from akt_lab.generator import Generator
 from akt_lab.graph import capture_bn_inputs
 from akt_lab.losses import bns_loss
@@ -109,7 +109,9 @@ def frame(figure: Figure, view: View) -> None:
 def fill(figure: Figure, view: View) -> Iterable[Artist]:
     """The class's part of the picture."""
     images, sure, layers = figure.axes
-    yield images.text(0.5, 1.06, f"class {view.label}", ha="center", transform=images.transAxes)
+    yield images.text(
+        0.5, 1.06, f"class {plain(view.label)}", ha="center", transform=images.transAxes
+    )
     for number, pixels in enumerate(view.images):
         extent = (number - 0.46, number + 0.46, 0, 1)
         yield images.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto",

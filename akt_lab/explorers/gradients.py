@@ -17,7 +17,7 @@ from akt_lab.errors import AktError
 from akt_lab.explorers.explorer import Explorer, menu, offer, slider
 from akt_lab.explorers.picture import Picture, Shown
 from akt_lab.explorers.students import by_name
-from akt_lab.figures.style import COLOURS
+from akt_lab.figures.style import COLOURS, plain
 from akt_lab.runs.folder import HISTORY, Run
 
 ALL, PREFIX = "all together", "gradient/"
@@ -216,7 +216,7 @@ def fill(figure: Figure, view: View) -> Iterable[Artist]:
         yield axes.imshow(norms.map, cmap="cividis", vmin=low, vmax=high, extent=extent,
                           interpolation="nearest", aspect="auto")  # fmt: skip
         yield axes.axvline(view.step, color="white", linewidth=1.5)
-        yield axes.text(0.5, 1.03, f"{norms.name}, {_bits(norms.bits)}", ha="center",
+        yield axes.text(0.5, 1.03, f"{plain(norms.name)}, {_bits(norms.bits)}", ha="center",
                         transform=axes.transAxes, color=style["color"])  # fmt: skip
         steps, over, burst, largest = norms.line(view.layer)
         yield from lines.plot(steps, over, linewidth=1.2, **style)

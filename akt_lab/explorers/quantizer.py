@@ -15,7 +15,7 @@ from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.errors import unknown
 from akt_lab.explorers.explorer import Explorer, menu, slider
 from akt_lab.explorers.picture import Picture, Shown
-from akt_lab.figures.style import COLOURS
+from akt_lab.figures.style import COLOURS, plain
 from akt_lab.graph import CONVOLUTION, trace
 from akt_lab.quantizer import (
     GRADIENTS,
@@ -214,7 +214,7 @@ def frame(figure: Figure, view: View) -> None:
     stairs.set(xlim=view.span, ylim=view.span, title="where each number goes")
     stairs.set(xlabel="before", ylabel="after")
     counts.set(xlim=view.span, ylim=(0.7, 1.3 * len(view.x)), yscale="log")
-    counts.set(title=view.name, xlabel="value", ylabel="how many")
+    counts.set(title=plain(view.name, 36), xlabel="value", ylabel="how many")
     errors.set(xlim=(0, CLIPS[-1] + 0.05), ylim=(LOWEST, HIGHEST), yscale="log")
     errors.set(title="squared error (%)", xlabel="clip: share of the range")
     stairs.plot(view.span, view.span, "--", color="0.75", linewidth=1)

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from akt_lab.analysis.studies import SideBySide
+from akt_lab.analysis.tables import as_text
 from akt_lab.figures.labels import seeds
-from akt_lab.figures.style import COLOURS, STYLE, Drawing, style_of
+from akt_lab.figures.style import COLOURS, STYLE, Drawing, plain, style_of
 from akt_lab.methods import get_method
 
 
@@ -33,7 +34,7 @@ def draw_attention_side_by_side(found: SideBySide) -> Drawing:
         )  # fmt: skip
         for row, axes in enumerate(grid):
             axes[0].imshow(found.images[row], cmap="gray", vmin=0, vmax=1)
-            axes[0].set_ylabel(f"class {labels[row]}")
+            axes[0].set_ylabel(f"class {plain(labels[row], 20)}")
             seen = axes[1].imshow(teacher_spatial[row], cmap="cividis", vmin=0, vmax=top)
             axes[2].imshow(student_spatial[row], cmap="cividis", vmin=0, vmax=top)
             signed = axes[3].imshow(difference[row], cmap="RdBu_r", vmin=-reach, vmax=reach)
@@ -57,7 +58,7 @@ def draw_attention_side_by_side(found: SideBySide) -> Drawing:
         bar = figure.colorbar(signed, ax=grid[:, 3], shrink=0.9, location="bottom",
                               label="difference")  # fmt: skip
         bar.set_ticks([-reach, 0, reach], labels=[f"−{reach:.2g}", "0", f"{reach:.2g}"])
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title, 100), fontsize=11)
     parts = {"spatial": found.spatial, "channel": found.channel}
     data = pd.concat([_long(labels, part, *of) for part, of in parts.items()], ignore_index=True)
     disagreement = np.abs(difference).mean(axis=(1, 2))
@@ -72,10 +73,10 @@ def draw_attention_side_by_side(found: SideBySide) -> Drawing:
             f"{spatial_kl.mean():.2g}, channel {channel_kl.mean():.2g} nats."
         ),
         caption=(
-            f"{title}: refined feature distillation in one layer. Spatial attention of teacher and "
-            "student on one scale, the signed difference (red: the student looks there more; blue, "
-            "dashes: less), channel attention, and for each image the two losses, KL(teacher || "
-            "student). Real test images. CSV: both attentions, places row by row."
+            f"{as_text(title)}: refined feature distillation in one layer. Spatial attention of "
+            "teacher and student on one scale, the signed difference (red: the student looks there "
+            "more; blue, dashes: less), channel attention, and for each image the two losses, "
+            "KL(teacher || student). Real test images. CSV: both attentions, places row by row."
         ),
     )
 

@@ -131,7 +131,7 @@ def write_page(folder: Path) -> None:
             alt, caption, command = _about(folder / f"{name}.json")
             parts.append(
                 f"## {name.replace('_', ' ').capitalize()}\n\n"
-                f'<img src="{name}.png" alt="{html.escape(alt)}" width="760">\n\n'
+                f'<img src="{name}.png" alt="{html.escape(" ".join(alt.split()))}" width="760">\n\n'
                 f"{caption}\n\n"
                 f"`{command}` · [data]({name}.csv) · [vector]({name}.svg)"
             )

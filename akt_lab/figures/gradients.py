@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from akt_lab.analysis.gradients import FIRST_STEPS, LIMIT
 from akt_lab.figures.labels import seeds
-from akt_lab.figures.style import COLOURS, STYLE, Drawing, all_equal, lines
+from akt_lab.figures.style import COLOURS, STYLE, Drawing, all_equal, lines, plain
 
 LOSS_STYLE: Mapping[str, dict[str, Any]] = {
     "ce": {"color": COLOURS[7], "marker": "s", "linestyle": ":", "label": "cross-entropy"},
@@ -92,8 +92,8 @@ def draw_gradients_by_bits(summary: pd.DataFrame, about: str) -> Drawing:
 
 def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     """Where gradients grow: layers against bits, a panel a loss: of `gradients.study`."""
-    plain = all_equal(found, ["gradient", "ranges", "observed"], ["identity", "ema", 10])
-    rows = found[plain & (found["bits"] > 0)]
+    usual = all_equal(found, ["gradient", "ranges", "observed"], ["identity", "ema", 10])
+    rows = found[usual & (found["bits"] > 0)]
     table = (
         rows.assign(relative=rows["norm"] / rows["weight_norm"])
         .groupby(["loss", "layer", "bits"], sort=False)["relative"].median().reset_index()
@@ -112,7 +112,7 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
             )
             cells = np.log10(cells.loc[layers, sorted(cells.columns, reverse=True)])
             sns.heatmap(cells, ax=axes, cmap="cividis", vmin=values.min(), vmax=values.max(),
-                        cbar=False, yticklabels=True)  # fmt: skip
+                        cbar=False, yticklabels=[plain(layer) for layer in layers])  # fmt: skip
             axes.set(title=LOSS_STYLE[loss]["label"], ylabel="")
             axes.tick_params(axis="y", labelsize=8)
         figure.colorbar(

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from akt_lab.analysis.studies import SyntheticImages
-from akt_lab.figures.style import STYLE, Drawing
+from akt_lab.analysis.tables import as_text
+from akt_lab.figures.style import STYLE, Drawing, plain
 
 
 def draw_synthetic_images(found: SyntheticImages) -> Drawing:
@@ -24,9 +25,10 @@ def draw_synthetic_images(found: SyntheticImages) -> Drawing:
                 axes.spines[:].set_visible(False)
             mean = confidence[row].mean()
             grid[row, 0].set_ylabel(
-                f"{classes[row]}  ({mean:.0%})", rotation=0, ha="right", va="center", fontsize=9
-            )
-        figure.suptitle(found.title, fontsize=11)
+                f"{plain(classes[row])}  ({mean:.0%})", rotation=0, ha="right", va="center",
+                fontsize=9,
+            )  # fmt: skip
+        figure.suptitle(plain(found.title, 100), fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06, top=0.93)
     data = pd.DataFrame(
         {"class": classes[r], "image": c, "teacher_probability": confidence[r, c]}
@@ -40,7 +42,7 @@ def draw_synthetic_images(found: SyntheticImages) -> Drawing:
             f"them their class with probability {confidence.mean():.0%} on average."
         ),
         caption=(
-            f"{found.title}. A row a class; in brackets the teacher's mean probability of that "
-            "class. No real image was used to make them."
+            f"{as_text(found.title)}. A row a class; in brackets the teacher's mean probability of "
+            "that class. No real image was used to make them."
         ),
     )

@@ -75,7 +75,12 @@ def on_bench(runs: Sequence[Run], rest: str) -> str:
         AktError: for runs of several benches.
     """
     check_one_bench(runs)
-    return f"Bench `{runs[0].spec.name}`{rest}"
+    return f"Bench {as_code(runs[0].spec.name)}{rest}"
+
+
+def as_code(name: str) -> str:
+    """A name in Markdown, as code: what stands there is never a tag or a formula."""
+    return f"`{' '.join(name.replace('`', '').split())}`"
 
 
 def seeds(table: pd.DataFrame) -> str:

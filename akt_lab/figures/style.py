@@ -90,6 +90,17 @@ def save(drawing: Drawing, folder: Path, name: str, command: str) -> None:
         plt.close(drawing.figure)
 
 
+def plain(name: str, most: int = 40) -> str:
+    r"""A name from outside as Matplotlib is given it: one line, not endless, and no formula.
+
+    >>> plain("$x_1$ and\nmore")
+    '\\$x_1\\$ and more'
+    """
+    line = " ".join(name.split())
+    short = line if len(line) <= most else f"{line[: most - 1]}…"
+    return short.replace("$", r"\$")
+
+
 def style_of(label: str) -> dict[str, Any]:
     """Colour, marker and dash of runs by their `Settings.label`; a new method has its own, too.
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from akt_lab.figures.style import STYLE, Drawing, style_of
+from akt_lab.figures.style import STYLE, Drawing, plain, style_of
 from akt_lab.settings import Settings
 
 ROW = 0.3  # inches a cell
@@ -53,7 +53,7 @@ def gains(cells: pd.DataFrame) -> Drawing:
         cells: what `tables.summarise` returns.
     """
     shown = cells[cells["pairs"] >= 2].reset_index(drop=True)
-    names = [f"{cell['bench']} {_label({**cell, 'runs': int(cell['pairs'])})}"
+    names = [f"{plain(cell['bench'])} {_label({**cell, 'runs': int(cell['pairs'])})}"
              for cell in shown.to_dict("records")]  # fmt: skip
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.4, 1.1 + ROW * len(shown)), layout="constrained")
@@ -102,7 +102,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, bench: str) -> None:
     axes.set_yticks(places, [_label(cell) for cell in cells.to_dict("records")], fontsize=8.5)
     axes.set_ylim(places[-1] + 0.8, -0.8)
     axes.set_xlim(right=min(100.5, axes.get_xlim()[1]))  # an interval may reach past 100%
-    axes.set_title(bench, loc="left")
+    axes.set_title(plain(bench), loc="left")
     axes.grid(axis="y", visible=False)
 
 

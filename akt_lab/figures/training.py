@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from akt_lab.analysis import studies
 from akt_lab.analysis.kept import check_one_bench
 from akt_lab.figures.labels import by_line, named, seeds
-from akt_lab.figures.style import COLOURS, STYLE, Drawing
+from akt_lab.figures.style import COLOURS, STYLE, Drawing, plain
 from akt_lab.runs.folder import Run
 from akt_lab.runs.results import Line
 
@@ -95,7 +95,7 @@ def curves(lines: Sequence[Line]) -> Drawing:
                 axes.plot(mean.index, mean, label=fill(name, 60), **style)
                 last = line.groupby("seed").tail(1)["accuracy"].mean()
                 listed.append(f"{name} {last:.1f}% ({bench}, {bits})")
-            axes.set(title=f"{bench}, {bits}, teacher {teacher:.2f}%",
+            axes.set(title=f"{plain(bench)}, {bits}, teacher {teacher:.2f}%",
                      xlabel="images that the student was trained on")  # fmt: skip
             under: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
             axes.legend(frameon=False, **under)

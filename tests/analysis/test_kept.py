@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -46,6 +49,20 @@ def test_where_one_s_own_teacher_was_found_is_told(tmp_path, monkeypatch):
         with pytest.raises(AktError, match="No module named 'nowhere'") as error:
             kept.bench_of([run])
         assert (f"was made in {made_in}, start there" in str(error.value)) is told
+
+
+@pytest.mark.parametrize("how", ["script.py", "-"])
+def test_work_side_by_side_from_a_script_without_a_main_guard(how, tmp_path):
+    script = """
+print("once")
+from functools import partial
+from akt_lab.analysis.kept import on_every_core
+print(on_every_core({"a": partial(abs, -1), "b": partial(abs, -2)}, False))
+"""
+    (tmp_path / "script.py").write_text(script)
+    own = {"text": True, "capture_output": True, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, how], input=script, **own, check=False)
+    assert (done.stdout, done.stderr) == ("once\n[1, 2]\n", "")
 
 
 def test_tables_lie_in_the_folder_that_holds_all_runs(tmp_path):

@@ -194,6 +194,7 @@ def test_mistakes_are_one_line(undisturbed, tmp_path, capsys, monkeypatch):
         (2, "--threads must be at least 1", [*new, "--threads", 0]),
         (2, "exclude each other", [*new, "--workers", 1, "--scheduler", "tcp://127.0.0.1:9"]),
         (2, "--wait takes minutes, more than 0, not nan", [*new, "--wait", "nan"]),
+        (2, "--wait is for a cluster's workers", [*new, "--wait", 5]),
         (2, "not '127.0.0.1'", [*new, "--scheduler", "127.0.0.1"]),
         (2, "not 'tcp://'", [*new, "--scheduler", "tcp://"]),
         (1, "no Dask scheduler answers", [*new, "--scheduler", "tcp://127.0.0.1:9"]),
