@@ -176,6 +176,8 @@ def campaign(home: Path, cuts: int, flips: int) -> Iterator[dict[str, str]]:
                     rng = random.Random(f"{state} {file} {fault.__name__} {number}")
                     (copy / file).write_bytes(fault((copy / file).read_bytes(), number, rng))
                     for name, read in ways.items():
+                        if name in COMMANDS and number % 5:
+                            continue
                         how, said = outcome(read, expected[name], copy / file)
                         yield {
                             **{"state": state, "file": str(file), "fault": FAULTS[fault]},
@@ -183,6 +185,7 @@ def campaign(home: Path, cuts: int, flips: int) -> Iterator[dict[str, str]]:
                         }
 
 
+COMMANDS = ("evaluate", "resume", "sweep")  # whole commands take longer: of five faults, one
 FAULTS = {cut: "cut short", flipped: "a bit flipped"}
 
 
