@@ -5,6 +5,7 @@ import alone takes longer on a busy machine. So what is lost is looked after her
 """
 
 import asyncio
+import multiprocessing
 import multiprocessing.spawn
 import queue
 import re
@@ -103,6 +104,8 @@ def _next(done: "queue.SimpleQueue[Any]") -> Any:
 class Here(Crew):
     """Workers of this machine, which are started again if they are lost."""
 
+    instead = "--workers 0 does without"
+
     def __init__(self, client: Any, say: Say, cluster: Any, workers: int) -> None:
         """Start so many `workers` in a `cluster` that has none yet; they come when they can."""
         super().__init__(client, cluster.scheduler_address, say)
@@ -126,8 +129,7 @@ class Here(Crew):
             return
         if self.left < len(lost):
             if len(absent) == self.asked:
-                raise ClusterLost("no worker is left, and new ones do not start: --workers 0 does "
-                                  "without")  # fmt: skip
+                raise ClusterLost(f"no worker is left, and new ones do not start: {self.instead}")
             return
         self.say(f"{len(lost)} of {self.asked} workers did not start; others take their place")
         for name in lost:
@@ -168,7 +170,19 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
         LocalCluster(n_workers=0, **small, **quiet) as cluster,
         Client(cluster) as client,
     ):
-        yield Here(client, say, cluster, workers)
+        crew = Here(client, say, cluster, workers)
+        if with_main:
+            crew.instead = "call run_grid under `if __name__ == '__main__':`, or with workers=0"
+        yield crew
+
+
+def leave_if_a_worker() -> None:
+    """End, without a word, a process that is being started as a worker and came here by itself.
+
+    So a script that is run anew in it (see `here`) does not start workers of its own.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit
 
 
 @contextmanager

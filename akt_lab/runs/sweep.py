@@ -92,6 +92,7 @@ def run_grid(
     Raises:
         AktError: a mistake (it stops all), or runs that did not end; the same call goes on.
     """
+    cluster.leave_if_a_worker()
     place = place or Place(workers)
     load = functools.cache(functools.partial(load_bench, progress=progress))
     with claim(results_file.parent, wait=False) if results_file else nullcontext():

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from akt_lab import __version__
 from akt_lab.analysis import tables
@@ -353,10 +354,7 @@ def test_a_run_that_kills_its_workers_is_lost_alone(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dying.py").write_text(DYING)
     own = BenchSpec(None, "dying:net", "net.pth", "data", mean=(0.5,), std=(0.5,))
-    torch.save(call_factory("dying:net").state_dict(), "net.pth")
-    for label in ("a", "b"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        Image.new("L", (8, 8)).save(tmp_path / "data" / label / "1.png")
+    a_bench(tmp_path, call_factory("dying:net"))
     small = {"epochs": 2, "steps": 2, "warmup_epochs": 1, "batch_size": 8}
     out = tmp_path / "out"
     grid = [
@@ -398,6 +396,51 @@ def test_a_plain_script_without_a_main_guard(how, tmp_path, digits):
     assert done.stdout.split() == ["once", "True"]
     assert "Traceback" not in done.stderr
     assert done.returncode == 0
+
+
+OWN_SCRIPT = """
+from pathlib import Path
+import torch
+from torch import nn
+from akt_lab.benches import BenchSpec
+from akt_lab.runs.jobs import jobs_of
+from akt_lab.runs.sweep import run_grid
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(8 * 36, 2))
+
+small = dict(epochs=2, steps=2, warmup_epochs=1, batch_size=8)
+spec = BenchSpec(None, "__main__:net", "net.pth", "data", mean=(0.5,), std=(0.5,))
+jobs = jobs_of(Path("out"), spec, ["gdfq"], [4], [0], [], small)
+GUARD
+    run_grid(jobs, workers=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_script_that_holds_its_own_teacher(guard, tmp_path):
+    """Workers need it, so it is run anew there: it must have a main guard."""
+    a_bench(tmp_path, nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                                    nn.Flatten(), nn.Linear(8 * 36, 2)))  # fmt: skip
+    line = 'if __name__ == "__main__":' if guard else "if True:"
+    (tmp_path / "script.py").write_text(OWN_SCRIPT.replace("GUARD", line))
+    own = {"text": True, "capture_output": True, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, "script.py"], **own, check=False)
+    if guard:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.stderr.count("Traceback") == 1  # of the AktError, which is not caught here
+        assert "call run_grid under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
+def a_bench(folder, network):
+    """A network's weights, and an image of each of two classes."""
+    torch.save(network.state_dict(), folder / "net.pth")
+    for label in ("a", "b"):
+        (folder / "data" / label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "data" / label / "1.png")
 
 
 @pytest.mark.slow
