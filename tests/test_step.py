@@ -213,7 +213,7 @@ def test_fused_optimisers_update_the_right_elements(digits, network):
 
 
 def test_lambda_is_the_paper_s_where_the_features_say_nothing():
-    weight = torch.ones(3, requires_grad=True)
+    weight = torch.nn.Parameter(torch.ones(3))
     student = torch.nn.ParameterList([weight])
     terms, silent = {"kd": weight.sum()}, {"spatial": 0 * weight.sum()}
     assert balanced_lambda(student, terms, silent) == 1.0
