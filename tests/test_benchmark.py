@@ -42,7 +42,7 @@ def test_models_are_quantized_right_or_refused(tmp_path):
     table = table.drop(index="swin_t")
     assert table["refused"].isna().all()
     assert (table["control"] < 1e-4).all()
-    assert (table["error"] < 3 * table["noise"]).all()
+    assert (table["error"] < 6 * table["noise"]).all()
     assert (table["matched"] == table["batch_norms"]).all()
     assert table["float_activations"].to_dict() == {
         "resnet18": 0, "mobilenet_v3_small": 9, "efficientnet_b0": 16, "squeezenet1_1": 0,
