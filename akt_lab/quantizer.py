@@ -291,10 +291,11 @@ def quantize_model(
 ) -> fx.GraphModule:
     """A fake-quantized student: a new network, in eval mode, with the teacher's weights.
 
-    Every convolution and linear layer gets a fake-quantized weight; every *use* of an activation
-    (module, function or method) gets an `ActivationQuantizer` of its own. The input, batch norms,
-    residual sums, pooled features and biases stay in floating point; what else does is named by
-    `stays_in_float`. Ranges are observed at every forward pass until `freeze_ranges`.
+    Every convolution and linear layer gets a fake-quantized weight; every *use* of an activation,
+    however it is spelt (`graph.activations`), an `ActivationQuantizer` of its own. The images,
+    norms, residual sums, pooled features and biases stay in floating point; what else does is named
+    by `stays_in_float` and `activations_in_float`. Ranges are observed at every forward pass until
+    `freeze_ranges`.
 
     Args:
         teacher: any network that torch.fx can trace; it is left as it is.

@@ -193,3 +193,12 @@ def test_a_fingerprint_tells_what_is_told_apart():
         fingerprint({"y" if k == "x" else k: v for k, v in tensors.items()}, ("cat", 1)),
     ]
     assert len({mark, *others}) == 6
+
+
+def test_memory_that_two_names_share_is_written_for_each(tmp_path):
+    """Tied weights, a view of a part, an expanded buffer."""
+    whole = torch.arange(6.0).view(2, 3)
+    tensors = {"a": whole, "b": whole, "part": whole[1:], "wide": whole[:1].expand(4, 3)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {})
+    found, _ = load_tensors(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -8,7 +8,7 @@ from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs.networks import prepare
 from akt_lab.settings import Settings
 from akt_lab.speed import as_one_graph, unchanged_buffers
-from akt_lab.step import losses_and_gradients, train_step
+from akt_lab.step import balanced_lambda, losses_and_gradients, train_step
 
 TRAINED = [
     (name, variant)
@@ -210,3 +210,11 @@ def test_fused_optimisers_update_the_right_elements(digits, network):
     assert any(not torch.equal(w, b) for w, b in zip(weights, before, strict=True))
     for ours, theirs in zip(fused.param_groups[0]["params"], copies, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_lambda_is_the_paper_s_where_the_features_say_nothing():
+    weight = torch.nn.Parameter(torch.ones(3))
+    student = torch.nn.ParameterList([weight])
+    terms, silent = {"kd": weight.sum()}, {"spatial": 0 * weight.sum()}
+    assert balanced_lambda(student, terms, silent) == 1.0
+    assert balanced_lambda(student, terms, {"spatial": 4 * weight.sum()}) == pytest.approx(0.25)

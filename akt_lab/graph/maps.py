@@ -110,15 +110,19 @@ def residual_sums(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
 
     def is_function_of(node: fx.Node, skip: fx.Node) -> bool:
         """Without a convolution between them: a function, a token's mixer, and no unit's body."""
-        inputs = [] if isinstance(layer(network, node), CONVOLUTION) else node.all_input_nodes
-        return node is skip or any(is_function_of(i, skip) for i in inputs if i in maps)
+        reached = [node]
+        for each in reached:  # grows as it is read
+            if not isinstance(layer(network, each), CONVOLUTION):
+                reached += [i for i in each.all_input_nodes if i not in reached]
+        return skip in reached
 
     partial = {node for node in sums if len(readers(node)) == 1 and readers(node)[0] in sums}
     found = []
     for node in [node for node in sums if node not in partial]:
         body = max(branches(node), key=depth.__getitem__)
         skip = min((b for b in branches(node) if b is not body), key=depth.__getitem__)
-        if depth[body] == depth[skip] and is_function_of(body, skip):
+        pair = (body, skip), (skip, body)
+        if depth[body] == depth[skip] and any(is_function_of(*each) for each in pair):
             continue
         for addend in sums[node]:
             parts = branches(origin(addend)) if origin(addend) in partial else []

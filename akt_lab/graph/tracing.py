@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from akt_lab.errors import AktError
 from akt_lab.graph.captures import INPUT, BatchNormInput, has_statistics
 from akt_lab.graph.maps import body_ends, put_behind, runs_once
-from akt_lab.graph.operations import VIEWS, is_size, layer, operation
+from akt_lab.graph.operations import VIEWS, from_images, is_size, layer, operation
 
 WRAPPERS = {
     "DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
@@ -59,6 +59,11 @@ def trace(network: nn.Module) -> fx.GraphModule:
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
     graph.graph.eliminate_dead_code()
+    if not any(node.op == "output" for node in from_images(graph)):
+        raise AktError(
+            f"{type(network).__name__} computes its logits from what an earlier pass left in "
+            "Python, or from nothing, and not from the images"
+        )
     _show_batch_norms(graph)
     for number, node in enumerate(body_ends(graph)):
         if not runs_once(graph, node):

@@ -200,3 +200,26 @@ def test_damaged_test_arrays_are_refused_by_name(tmp_path, monkeypatch):
         save_tensors(path, tensors, state)
         with pytest.raises(DamagedError, match=words):
             _images(BenchSpec("cifar10"), known, 3, False)
+
+
+class AsksForALayout(torch.nn.Module):
+    """LeNet's way: `view` after a map of more than one place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 36, 2)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_a_teacher_that_asks_for_a_layout_runs_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    network = AsksForALayout()
+    save_file(network.state_dict(), tmp_path / "v.safetensors")
+    weights, teacher = str(tmp_path / "v.safetensors"), "tests.benches.test_bench:AsksForALayout"
+    bench = load_bench(own(tmp_path, teacher=teacher, weights=weights), progress=False)
+    images, _ = next(bench.batches())
+    assert torch.allclose(bench.teacher(images), network(images.contiguous()), atol=1e-6)
+    assert list(bench.teacher.state_dict()) == list(network.state_dict())

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from akt_lab.errors import AktError
-from akt_lab.graph import capture_maps, residual_bodies
+from akt_lab.graph import capture_maps, residual_bodies, trace
+from akt_lab.runs.checkpoint import save
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import load_generator, load_student
+from akt_lab.runs.networks import found, load_generator, load_student, make_networks, prepare
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings
 from tests.conftest import SMALL
@@ -55,3 +56,120 @@ def test_images_that_are_gone_are_made_again_and_it_shows(digits, tmp_path, monk
     shutil.rmtree(tmp_path / "pools")
     assert torch.equal(load_generator(run, digits).images, made.generator.images)
     assert "images: 100%" in capsys.readouterr().err
+
+
+# ---- what people bring ----
+
+
+class Brought(torch.nn.Module):
+    """A small residual network of two weights that are one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4)
+        self.one, self.two = torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1)
+        self.two.weight = self.one.weight
+        self.relu, self.head = torch.nn.ReLU(inplace=True), torch.nn.Linear(4 * 16 * 16, 10)
+        self.register_buffer("wide", torch.ones(1).expand(4))
+
+    def forward(self, x, features=False):
+        x = self.relu(self.norm(self.conv(x)))
+        x = x + self.relu(self.two(self.relu(self.one(x)))) * self.wide[:, None, None]
+        return self.head(x.view(x.size(0), -1))
+
+
+def brought(digits, network):
+    torch.manual_seed(0)
+    return replace(digits, teacher=network().eval())
+
+
+@pytest.mark.parametrize("method", ["adadfq+akt", "hast"])
+def test_tied_weights_stay_tied_and_go_on_to_the_same_bits(digits, tmp_path, monkeypatch, method):
+    def stop(training, run):
+        save(training, run)
+        if training.epoch == 2:
+            raise AktError("stopped")
+
+    monkeypatch.setenv("AKT_LAB_CACHE", str(tmp_path))
+    bench = brought(digits, Brought)
+    bench = replace(bench, teacher=trace(bench.teacher))  # as `load_bench` does: it asks for NCHW
+    settings = Settings(method=method, pool=8, pool_steps=2, **SMALL)
+    whole = train(bench, settings, Run.create(tmp_path / "whole"), progress=False)
+    run = Run.create(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr("akt_lab.runs.training.save", stop)
+        with pytest.raises(AktError, match="stopped"):
+            train(bench, settings, run, progress=False)
+    again = train(bench, settings, run, progress=False)
+    assert again.student.one.weight is again.student.two.weight
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(again.student.state_dict()[name], value), name
+    student, _ = load_student(run, bench)
+    assert torch.equal(student.two.weight, whole.student.one.weight)
+
+
+def test_what_a_run_finds_in_its_networks(digits):
+    bench = brought(digits, Brought)
+    bench = replace(bench, teacher=trace(bench.teacher))
+    training = prepare(bench, Settings(method="adadfq+akt", **SMALL))
+    seen = found(training)
+    assert seen.layers == ["conv", "one", "two", "head"]
+    assert seen.activations == ["relu", "relu_1", "relu_2"]
+    assert (seen.float_weights, seen.float_activations) == ([], [])
+    assert seen.maps == ["body_0"]
+    assert seen.batch_norms == (1, 1)
+    assert found(prepare(bench, Settings(method="adadfq", **SMALL))).maps == []
+
+
+class Random(torch.nn.Sequential):
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.5))
+
+
+class Remembering(torch.nn.Sequential):
+    """Adds the logits of the images before."""
+
+    kept = 0
+
+    def forward(self, x):
+        now, kept = super().forward(x), self.kept
+        self.kept = now.detach()
+        return now + kept
+
+
+class Hooked(torch.nn.Sequential):
+    """Reads what a hook has kept of a layer: torch.fx runs no layer."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self[0].register_forward_hook(self.keep)
+
+    def keep(self, layer, inputs, output):
+        self.kept = output
+
+    def forward(self, x):
+        return super().forward(x) + self.kept.mean((2, 3)).sum(1, keepdim=True)
+
+
+class Stale(Hooked):
+    def forward(self, x):
+        torch.nn.Sequential.forward(self, x)
+        return self[3](self.kept.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Random, "other logits for the same image each time"),
+        (Remembering, "other logits for the same image each time"),
+        (Hooked, "something else than its graph"),
+        (Stale, "not from the images"),
+    ],
+)
+def test_a_teacher_that_its_graph_does_not_compute_is_refused(digits, network, words):
+    layers = torch.nn.Conv2d(1, 4, 16), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 10)
+    bench = replace(digits, teacher=network(*layers).eval())
+    with torch.no_grad():
+        bench.teacher(bench.normalise(bench.images[:1]))
+    with pytest.raises(AktError, match=words):
+        make_networks(bench, Settings())
