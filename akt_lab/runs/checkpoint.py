@@ -155,12 +155,15 @@ def resume(training: Training, run: Run) -> None:
         setattr(training, name, state[name])
     try:
         _take(training, tensors, path)
-    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
-        if isinstance(error, AktError):
-            raise
+    except AktError:
+        raise
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:  # an older one
         raise damaged(path, error, BEGIN_AGAIN) from error
     if path == run / PREVIOUS:  # or the next one would send the damaged one into its place
-        os.replace(path, run / CHECKPOINT)
+        try:
+            os.replace(path, run / CHECKPOINT)
+        except OSError as error:
+            raise cannot_write(run / CHECKPOINT, error) from error
 
 
 def _take(training: Training, tensors: dict[str, Tensor], path: Path) -> None:

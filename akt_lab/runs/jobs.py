@@ -130,8 +130,8 @@ def missing_student(run: Run) -> str | None:
         why = f"{path} is not there"
     if not has_checkpoint(run):
         raise AktError(
-            f"{why}, and no checkpoint is left to make it from: delete {run.folder}, and the same "
-            "command trains it again"
+            f"{why}, and no checkpoint is left to make it from: delete {run.folder}, and train it "
+            "again"
         )
     return why
 

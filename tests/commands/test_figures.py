@@ -41,7 +41,8 @@ def test_the_page_s_commands_name_the_folders(run, monkeypatch, tmp_path):
 def test_a_run_that_was_stopped_in_its_first_epoch(refused, tmp_path, status):
     history = [{"epoch": 0, "step": 0, "generator/ce": 1.0}]
     run = fake_run(tmp_path / "runs" / "a", None, history=history, status=status)
-    (run / "history.jsonl").open("a").write('{"epoch": 0, "st')
+    with open(run / "history.jsonl", "a") as file:
+        file.write('{"epoch": 0, "st')
     out = ["--runs", tmp_path / "runs", "--out", tmp_path / "f"]
     for name, words in (
         ("accuracy_by_bits", "needs a run that was evaluated"),

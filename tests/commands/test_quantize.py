@@ -136,7 +136,7 @@ def test_a_damaged_history_can_be_gone_without(run, refused, ended, tmp_path):
     words = f"{history} is damaged (it ends 1 steps before the checkpoint): delete it to go on"
     refused(1, words, *resume)
     hit(history)
-    refused(1, "history.jsonl, line 5, is damaged", *resume)
+    refused(1, "history.jsonl, line 6, is damaged", *resume)
     history.unlink()
     assert run(*resume)[0] == 0
     assert (out / "student.safetensors").read_bytes() == (

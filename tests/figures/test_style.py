@@ -69,5 +69,5 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch):
     for write in ("matplotlib.figure.Figure.savefig", "pandas.DataFrame.to_csv"):
         with monkeypatch.context() as patch:
             patch.setattr(write, full)
-            with pytest.raises(AktError, match="^no space left to write "):
+            with pytest.raises(AktError, match=r"^no space left to write "):
                 save(method(), tmp_path / "out", "a", "a command")

@@ -107,7 +107,8 @@ def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
         {"evaluations": {}}, {"evaluations": [{"epoch": 1, "accuracy": float("nan")}]},
         {"stretches": [1]}, {"stretches": [{"from_epoch": "x", "versions": {}, "device": ""}]},
         {"versions": None}, {"fingerprints": {"teacher": 3}},
-        {"settings": {"method": "ptq", "x": 1}}, {"settings": {"epochs": []}}, {"bench": {"x": 1}}, {"bench": 3}, {"images": "540"},
+        {"settings": {"method": "ptq", "x": 1}}, {"settings": {"epochs": []}},
+        {"bench": {"x": 1}}, {"bench": 3}, {"images": "540"},
     ],
 )  # fmt: skip
 def test_an_older_record_of_wrong_types_is_refused_by_name(tmp_path, wrong):

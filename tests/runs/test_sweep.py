@@ -114,6 +114,29 @@ def test_what_was_killed_between_a_run_s_end_and_its_line(undisturbed, tmp_path,
     assert numbers(out) == numbers(undisturbed)
 
 
+def test_a_student_that_is_damaged_or_gone_has_not_ended(undisturbed, tmp_path, capsys):
+    """It is made again from its checkpoint, to the same bits; and missed where there is none."""
+    out, harmed = tmp_path / "copy", sorted(run["run"] for run in lines(undisturbed))[:2]
+    shutil.copytree(undisturbed, out)
+    students = [out / name / "student.safetensors" for name in harmed]
+    before = [student.read_bytes() for student in students]
+    students[0].write_bytes(before[0][:-1] + b"9")
+    students[1].unlink()
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", out, "--dry-run") == 0
+    assert capsys.readouterr().out.count("(ended)") == 4
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert f"{students[0]} is damaged (its content is not what was written): made again" in said
+    assert f"{students[1]} is not there: made again" in said
+    assert [student.read_bytes() for student in students] == before
+    assert numbers(out) == numbers(undisturbed)
+    students[0].unlink()
+    for checkpoint in students[0].parent.glob("checkpoint*"):
+        checkpoint.unlink()
+    assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 1
+    assert f"{students[0]} is not there, and no checkpoint is left" in capsys.readouterr().err
+
+
 def test_another_teacher_is_refused(undisturbed, digits, tmp_path, monkeypatch, capsys):
     """The file behind a bench's teacher was exchanged: what it made is not the old one's."""
     name, cell = "digits-ptq-3w3a-0", ["--methods", "ptq", *SIZES, "--workers", 0, "--out"]
@@ -467,3 +490,20 @@ def test_stopped_then_killed_then_done(longer, tmp_path):
     assert go(*LONGER, "--workers", 0, "--out", tmp_path) == 0
     assert len(lines(tmp_path)) == 3
     assert numbers(tmp_path) == numbers(longer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_sweep_alone_ends_its_workers_too(tmp_path, digits, name):
+    number = getattr(signal, name)
+    process = start(tmp_path)
+    wait_for(lambda: list(tmp_path.glob("*/history.jsonl")), process)
+    workers = workers_of(process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 128 + number, error
+    assert error.splitlines()[-1].startswith(f"stopped by {name}; what was saved is kept, and")
+    assert "Traceback" not in error
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert workers
+    assert not alive
