@@ -159,7 +159,8 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
     from distributed import Client, LocalCluster
 
     small = {"threads_per_worker": 1, "memory_limit": 0, "preload": [preload]}
-    quiet = {"silence_logs": SILENT, "dashboard_address": "127.0.0.1:0"}  # any port
+    # TLS, with credentials that nobody else has: who shares the machine could give it work.
+    alone = {"silence_logs": SILENT, "dashboard_address": None, "security": True}
     settings = {
         "distributed.scheduler.worker-saturation": 1.0,  # none waits at a worker
         "distributed.deploy.lost-worker-timeout": "1 day",  # `Here` looks after them
@@ -167,7 +168,7 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
     with (
         _main_of(with_main),
         dask.config.set(settings),
-        LocalCluster(n_workers=0, **small, **quiet) as cluster,
+        LocalCluster(n_workers=0, **small, **alone) as cluster,
         Client(cluster) as client,
     ):
         crew = Here(client, say, cluster, workers)

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 
+import distributed
 import psutil
 import pytest
 
@@ -104,7 +105,7 @@ def test_one_that_takes_too_long_is_replaced(said, monkeypatch):
 
 
 @pytest.mark.slow
-def test_workers_listen_on_this_machine_alone(said):
+def test_workers_listen_on_this_machine_alone_and_to_this_sweep(said):
     with here(2, sweep.__name__, said.append) as crew:
         results(crew, *[(time.sleep, 0.5)] * 4)
         own = psutil.Process()
@@ -117,7 +118,10 @@ def test_workers_listen_on_this_machine_alone(said):
         assert len(listening) >= 3  # of the scheduler, and of each worker
         assert set(listening) == {"127.0.0.1"}
         workers = crew.client.scheduler_info()["workers"]
-        assert all(address.startswith("tcp://127.0.0.1:") for address in workers)
+        assert all(address.startswith("tls://127.0.0.1:") for address in workers)
+        for address in (crew.address, *workers):  # nobody else can give them work
+            with pytest.raises(AktError, match="no Dask scheduler answers"):
+                cluster._check_answers(address)
 
 
 def test_a_script_is_run_anew_only_where_it_is_needed():
@@ -223,10 +227,9 @@ def test_no_scheduler_there(address, words, silent, web, said, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_a_worker_s_address_is_not_the_scheduler_s(said):
-    with here(1, sweep.__name__, said.append) as crew:
-        results(crew, (abs, 1))
-        worker = next(iter(crew.client.scheduler_info()["workers"]))
+    quiet = {"host": "127.0.0.1", "dashboard_address": None, "processes": False}
+    with distributed.LocalCluster(n_workers=1, **quiet) as others:
+        (worker,) = [each.address for each in others.workers.values()]
         with pytest.raises(AktError, match="a worker, not the"), there(worker, said.append, 1):
             pass
