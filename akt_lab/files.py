@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from akt_lab.errors import AktError, DamagedError
@@ -138,9 +138,10 @@ def load_tensors(
     if not os.path.isfile(path):
         raise AktError(f"{path} is not a file" if os.path.exists(path) else f"no file {path}")
     try:
-        with safe_open(str(path), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            about = file.metadata() or {}
+        data = path.read_bytes()  # not mapped: a file that shrinks meanwhile would end the process
+        tensors = load(data)
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        about = json.loads(header).get("__metadata__", {})
         if not isinstance(state := json.loads(about.get("state", "{}")), dict):
             raise ValueError("its state is no JSON object")
         digest = state.pop("digest", None)

@@ -184,7 +184,8 @@ def make_folder(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AktError(f"{option} {folder}: {error.strerror}") from error
+        why = "it is a file, not a folder" if folder.is_file() else error.strerror
+        raise AktError(f"{option} {folder}: {why}") from error
     if not os.access(folder, os.W_OK):
         raise AktError(f"{option} {folder}: may not be written to")
 

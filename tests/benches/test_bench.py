@@ -192,14 +192,14 @@ def test_damaged_test_arrays_are_refused_by_name(tmp_path, monkeypatch):
     arrays = {"images": torch.zeros(2, 3, 4, 4).byte(), "labels": torch.arange(2)}
     words = r"-test.safetensors is damaged .*: delete it, and it is made again"
     save_tensors(path, arrays, {"classes": ["a", "b"]})
-    assert _images(BenchSpec("cifar10"), known, 3, False)[2] == ("a", "b")
+    assert _images(BenchSpec("cifar10"), known, 3, False, [])[2] == ("a", "b")
     path.write_bytes(path.read_bytes()[:-1] + b"9")
     with pytest.raises(DamagedError, match=words):
-        _images(BenchSpec("cifar10"), known, 3, False)
+        _images(BenchSpec("cifar10"), known, 3, False, [])
     for tensors, state in ((arrays, {}), ({}, {"classes": []}), (arrays, {"classes": 3})):
         save_tensors(path, tensors, state)
         with pytest.raises(DamagedError, match=words):
-            _images(BenchSpec("cifar10"), known, 3, False)
+            _images(BenchSpec("cifar10"), known, 3, False, [])
 
 
 class AsksForALayout(torch.nn.Module):

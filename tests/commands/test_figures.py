@@ -58,7 +58,7 @@ def test_what_lies_in_the_folder_may_be_damaged(run, refused, monkeypatch, tmp_p
     (tmp_path / "record.json").write_text("{}")
     (tmp_path / "file").write_text("")
     method = ["figures", "method", "--runs", tmp_path, "--out"]
-    refused(1, "cannot write", *method, tmp_path / "file")
+    refused(1, "file: it is a file, not a folder", *method, tmp_path / "file")
     assert run(*method, tmp_path / "f")[0] == 0
     for name, text in (("ablations.json", "{"), ("ablations.json", "[]")):
         (tmp_path / "f" / name).write_text(text)

@@ -113,9 +113,19 @@ def command(monkeypatch):
     return of
 
 
+@pytest.fixture
+def heard():
+    """Signals do what they do by default: they are ignored where tests run in the background."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, does) for number, does in usual.items()}
+    yield
+    for number, does in before.items():
+        signal.signal(number, does)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_ends_a_command_with_a_word(command, capsys, name):
+def test_a_signal_ends_a_command_with_a_word(command, capsys, heard, name):
     number = getattr(signal, name)
     before = [signal.getsignal(n) for n in signal.valid_signals()]
     cleaned = []

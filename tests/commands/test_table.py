@@ -14,5 +14,5 @@ def test_a_plot_onto_a_file_is_one_line(refused, tmp_path):
     results = Path(__file__).parents[2] / "results" / "digits.jsonl"
     for place in ("file", "file/more"):
         table = ["table", "--results", results]
-        refused(1, f"cannot write {tmp_path / place}", *table, "--plot", tmp_path / place)
+        refused(1, f"--plot {tmp_path / place}: ", *table, "--plot", tmp_path / place)
         refused(1, "--out", *table, "--out", tmp_path / "file" / "more")

@@ -197,7 +197,7 @@ def test_a_run_without_a_history_is_shown_with_its_own_settings(place):
 
 def test_what_cannot_be_drawn_disables_all_buttons(place):
     shown = opened(place, settings={"epochs": 4, "steps": "50"})
-    assert "this should not have happened" in shown.message.value
+    assert "record.json is damaged" in shown.message.value
     assert (shown.place, enabled(shown)) == ("taken", set())
 
 

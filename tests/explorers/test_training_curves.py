@@ -81,8 +81,8 @@ def test_a_look_at_a_long_run_touches_its_latest_rows_only(tmp_path, monkeypatch
     followed.read()
     first = look(followed, record)
     parsed, sorted_ = [], []
-    loads, median = history.json.loads, history.median
-    monkeypatch.setattr(history.json, "loads", lambda s: parsed.append(s) or loads(s))
+    unsealed, median = history.unsealed, history.median
+    monkeypatch.setattr(history, "unsealed", lambda s: parsed.append(s) or unsealed(s))
     monkeypatch.setattr(history, "median", lambda v: sorted_.append(len(v)) or median(v))
     write(path, rows[79_990:79_991])
     followed.read()

@@ -124,8 +124,11 @@ def test_workers_listen_on_this_machine_alone_and_to_this_sweep(said):
                 cluster._check_answers(address)
 
 
-def test_a_script_is_run_anew_only_where_it_is_needed():
+def test_a_script_is_run_anew_only_where_it_is_needed(monkeypatch):
     from multiprocessing import spawn
+
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
 
     before = spawn.get_preparation_data
     for wanted in (False, True):
