@@ -5,12 +5,14 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
+from akt_lab.errors import AktError
 from akt_lab.explorers import (
     attention_explorer,
     generator_explorer,
     gradient_explorer,
     quantizer_playground,
 )
+from akt_lab.explorers.explorer import alert
 from akt_lab.explorers.students import ROUNDED, Students
 from tests.explorers.conftest import screen
 
@@ -86,3 +88,9 @@ def test_a_value_can_be_set_that_another_one_brings(digits):
     assert [(values["method"], values["bits"]) for values in drawn] == [("other", 5)]
     explorer.controls["bits"].value = 3  # and each change is drawn again
     assert len(drawn) == 2
+
+
+def test_an_alert_is_a_mistake_in_words_or_our_own_with_its_type():
+    assert "this should not have happened" not in alert(AktError("delete <it>"))
+    assert "delete &lt;it&gt;" in alert(AktError("delete <it>"))
+    assert "this should not have happened (KeyError: &#x27;a&#x27;)" in alert(KeyError("a"))

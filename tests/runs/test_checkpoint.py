@@ -1,11 +1,6 @@
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -115,48 +110,6 @@ def test_history_is_on_the_disk_before_the_checkpoint_that_counts_on_it(digits, 
     _, state = load_tensors(run / "checkpoint.safetensors")
     assert len(run.history()) == state["epoch"] * SMALL["steps"]
     assert run.record["seconds"] == pytest.approx(state["seconds"], abs=0.1)
-
-
-def start(out, *extra):
-    command = [sys.executable, "-m", "akt_lab.commands", "quantize", "--method", "adadfq+akt"]
-    sizes = ["--batch-size", "8", "--epochs", "5", "--steps", "6", "--threads", "1"]
-    return subprocess.Popen(
-        [*command, *sizes, "--out", str(out), *extra],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_to_the_same_bits(tmp_path, digits):
-    """SIGKILL at five random points; each run is then resumed to its end."""
-    left_alone = tmp_path / "alone"
-    assert start(left_alone).wait() == 0
-    expected, _ = load_tensors(left_alone / "student.safetensors")
-    rng, killed = random.Random(0), 0
-    out = tmp_path / "killed"
-    process = start(out)
-    while killed < 5:
-        target = rng.randrange(5 * killed + 1, 5 * killed + 6)  # spread over the 30 steps
-        rows = out / "history.jsonl"
-        while process.poll() is None:
-            done = len(rows.read_bytes().splitlines()) if rows.exists() else 0
-            if done >= target:
-                break
-            time.sleep(0.005)
-        if process.poll() is None:
-            time.sleep(rng.random() * 0.1)
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed += 1
-        process = start(out, "--resume")
-    assert process.wait() == 0
-    got, _ = load_tensors(out / "student.safetensors")
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
-    assert Run(out).history().equals(Run(left_alone).history())
-    records = [Run(folder).record for folder in (left_alone, out)]
-    assert json.dumps(records[0]["accuracy"]) == json.dumps(records[1]["accuracy"])
 
 
 # ---- damage -------------------------------------------------------------------------------------
