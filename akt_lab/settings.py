@@ -50,6 +50,7 @@ PRESETS = ("paper", "code", "quick")
 COUNT = Numbers("at least 1", lambda number: number >= 1)
 RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
 SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
+MOMENTUM = Numbers("at least 0, and less than 1", lambda number: 0 <= number < 1)
 WEIGHT = Numbers("0 or more", lambda number: 0 <= number < float("inf"))
 TEMPERATURE = Numbers("at least 0.01", lambda number: number >= 0.01, 1000)  # it is squared
 SEED = Numbers("of 64 bits", lambda number: -(2**63) <= number, 2**63 - 1)
@@ -86,7 +87,7 @@ class Settings:
     ] = 0
     generator_lr: Annotated[float, "the generator's learning rate (Adam)", RATE] = 1e-3
     student_lr: Annotated[float, "the student's (SGD with Nesterov momentum)", RATE] = 0.0
-    momentum: Annotated[float, "of the student's SGD", WEIGHT] = 0.9
+    momentum: Annotated[float, "of the student's SGD", MOMENTUM] = 0.9
     weight_decay: Annotated[float, "of the student's SGD", WEIGHT] = 1e-4
     milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1", COUNT] = (
         100,

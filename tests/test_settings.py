@@ -86,7 +86,7 @@ def test_post_training_stops_after_its_warm_up():
         ({"alpha": 1.5}, "between 0 and 1"),
         ({"precision": "fp16"}, "unknown precision"),
         ({"pool": -1}, "pool must be at least 1"),
-        ({"momentum": -0.1}, "momentum must be 0 or more"),
+        ({"momentum": -0.1}, "momentum must be at least 0, and less than 1"),
         ({"weight_decay": -1e-4}, "weight_decay must be 0 or more"),
         ({"last_maps": -1}, "last_maps must be 0 or more"),
         ({"lam": float("inf")}, "lam must be 0 or more"),

@@ -203,7 +203,9 @@ def load_bench(
     if progress:
         for note in notes:
             tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)
-    teacher.to(device=device, memory_format=torch.channels_last)  # type: ignore
+    teacher.to(device)
+    if all(t.ndim < 5 for t in teacher.state_dict().values()):  # which has no place for Conv3d's
+        teacher.to(memory_format=torch.channels_last)
     place = torch.device(device)
     return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes))
 

@@ -1,6 +1,7 @@
 """Which files of a folder are its classes' images: each once, and what is left out is told."""
 
 import os
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -156,7 +157,13 @@ def _hidden(name: str) -> bool:
 def _ordered(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
     """Classes in their order, and what to say of it."""
     if not all(name.isdecimal() for name in names):
-        return names, []
+        natural = sorted(names, key=_natural)
+        if natural == names:
+            return names, []
+        return names, [
+            f"class folders are in the order of text ({_few(names)}), as torchvision's "
+            f"ImageFolder has them, not of numbers ({_few(natural)})"
+        ]
     by_number = sorted(names, key=int)
     for one, two in pairwise(by_number):
         if int(one) == int(two):
@@ -168,6 +175,12 @@ def _ordered(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
         f"({_few(names)}), as torchvision's ImageFolder has them: for a teacher trained in that "
         "order, put a letter before each name"
     ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """For sorting as people count: class_2 before class_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 # ---- what is wrong with it -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -55,6 +56,8 @@ def call_factory(name: str) -> nn.Module:
         kind = "class" if isinstance(network, type) else type(network).__name__
         raise AktError(f"--teacher {name} returned a {kind}, not a network")
     for tensor_name, t in network.state_dict(keep_vars=True).items():
+        if not isinstance(t, Tensor) or t.layout != torch.strided:
+            raise AktError(f"--teacher {name}: {tensor_name} is no dense tensor: leave it out")
         if is_lazy(t) or t.is_meta or t.is_complex():
             kind = "complex" if t.is_complex() else "not initialised"
             raise AktError(f"--teacher {name}: {tensor_name} is {kind}, not of real numbers")
@@ -116,6 +119,8 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
     for name, t in tensors.items():
         if (shape := tuple(t.shape)) != (wanted := tuple(expected[name].shape)):
             problems.append(f"{name} is {shape}, the network's {wanted}")
+        elif t.is_meta or t.layout != torch.strided:
+            problems.append(f"{name} is {'empty' if t.is_meta else 'sparse'}: save it dense")
         elif name.endswith("num_batches_tracked"):
             pass  # nobody reads it
         elif t.is_floating_point() != expected[name].is_floating_point() or t.is_quantized:

@@ -48,7 +48,8 @@ def read(path: Path, member: str | None = None) -> Mapping[Any, Any]:
         raise AktError(f"{path} is not a file of weights ({_first_line(error)})") from error
     if other:
         raise AktError(f"{path} is not a file of weights: {other}")
-    if data[8:9] == b"{" or path.suffix == ".safetensors":
+    by_torch = data[:2] in (b"PK", b"\x80\x02")  # whatever its name
+    if data[8:9] == b"{" or (path.suffix == ".safetensors" and not by_torch):
         return load_tensors(path)[0]
     try:
         with torch.serialization.safe_globals(HARMLESS):

@@ -19,9 +19,10 @@ from akt_lab.graph.operations import (
     from_images,
     is_activation,
     operation,
+    torch_class,
     unrounded,
 )
-from akt_lab.graph.tracing import torch_class, trace
+from akt_lab.graph.tracing import trace
 
 __all__ = [
     "CONVOLUTION",

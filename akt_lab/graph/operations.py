@@ -66,10 +66,23 @@ def layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def torch_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class of torch.nn as which a module computes, subclasses that add nothing included."""
+    own = {"forward"}.intersection(vars(module))  # put in its place by the user
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")):
+            changed = {name for name in own if hasattr(cls, name) and not name.startswith("__")}
+            plain = cls is not nn.Module and not issubclass(cls, nn.Sequential)
+            return cls if plain and changed <= {"reset_parameters", "extra_repr"} else None
+        own |= set(vars(cls))
+    return None
+
+
 def operation(network: fx.GraphModule, node: fx.Node) -> str:
     """What a node does, in one word: `relu` of nn.ReLU, F.relu, torch.relu, x.relu and x.relu_."""
     if node.op == "call_module":
-        name = type(layer(network, node)).__name__
+        module = network.get_submodule(str(node.target))
+        name = (torch_class(module) or type(module)).__name__
     elif node.op in ("call_function", "call_method"):
         name = getattr(node.target, "__name__", str(node.target))
     else:

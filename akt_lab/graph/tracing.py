@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from akt_lab.errors import AktError
 from akt_lab.graph.captures import INPUT, BatchNormInput, has_statistics
 from akt_lab.graph.maps import body_ends, put_behind, runs_once
-from akt_lab.graph.operations import VIEWS, from_images, is_size, layer, operation
+from akt_lab.graph.operations import VIEWS, from_images, is_size, layer, operation, torch_class
 
 WRAPPERS = {
     "DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
@@ -190,18 +190,6 @@ class _Tracer(fx.Tracer):
                 *args[1:],
             )
         return super().call_module(m, forward, args, kwargs)
-
-
-def torch_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class of torch.nn as which a module computes, subclasses that add nothing included."""
-    own = {"forward"}.intersection(vars(module))  # put in its place by the user
-    for cls in type(module).__mro__:
-        if cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")):
-            changed = {name for name in own if hasattr(cls, name) and not name.startswith("__")}
-            plain = cls is not nn.Module and not issubclass(cls, nn.Sequential)
-            return cls if plain and changed <= {"reset_parameters", "extra_repr"} else None
-        own |= set(vars(cls))
-    return None
 
 
 def overwritten(x: Tensor, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ is lost and done again. Each holds a copy of the record.
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -195,6 +196,19 @@ def put_back_record(run: Run, error: DamagedError) -> None:
         raise AktError(none) from error
     run.write_record(state["record"])
     print(f"{error.what}: it is put back from {path.name}", file=sys.stderr)
+
+
+def check_own(run: Run, state: Mapping[str, Any], path: Path, then: str) -> None:
+    """Refuse another run's file, put in this one's folder.
+
+    Raises:
+        DamagedError: if it was made with other settings, by another teacher or on other images.
+    """
+    about = {"settings": run.settings.to_dict(), "fingerprints": run.get("fingerprints", {})}
+    for name, ours in json.loads(json.dumps(about)).items():
+        theirs = state.get(name) or {}  # older files lack them, or some settings
+        if any(ours.get(key, value) != value for key, value in theirs.items()):
+            raise damaged(path, f"its {name} are another run's", then)
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

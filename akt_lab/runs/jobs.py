@@ -16,7 +16,7 @@ from akt_lab.benches import Bench, BenchSpec
 from akt_lab.errors import AktError, DamagedError, UsageError
 from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
-from akt_lab.runs.checkpoint import has_checkpoint
+from akt_lab.runs.checkpoint import check_own, has_checkpoint
 from akt_lab.runs.folder import ENDED, RECORD, STUDENT, Run, check_made_with, differences
 from akt_lab.runs.results import Line, public_bench
 from akt_lab.runs.training import train
@@ -120,7 +120,7 @@ def missing_student(run: Run) -> str | None:
     """
     path = run / STUDENT
     try:
-        load_tensors(path)
+        check_own(run, load_tensors(path)[1], path, "")
         return None
     except DamagedError as error:
         why = error.what

@@ -27,7 +27,7 @@ from akt_lab.quantizer import (
     quantized_layers,
     stays_in_float,
 )
-from akt_lab.runs.checkpoint import last_whole, load_epoch, under
+from akt_lab.runs.checkpoint import check_own, last_whole, load_epoch, under
 from akt_lab.runs.folder import STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
@@ -149,7 +149,7 @@ def _check_traced(graph: nn.Module, bench: Bench) -> None:
 
     def agree(a: Tensor, b: Tensor) -> bool:
         near = 1e-2 * b.abs().max().nan_to_num(0, 0).item()  # more than rounding, and no mistake
-        return a.shape == b.shape and torch.allclose(a, b, 0, near, equal_nan=True)
+        return a.shape == b.shape and torch.allclose(a.float(), b.float(), 0, near, equal_nan=True)
 
     if not agree(again, expected):
         raise AktError(
@@ -210,7 +210,8 @@ def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.M
     student.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     then = f"{run.resume_command} makes it again"
     if epoch is None and (path := run / STUDENT).exists():
-        tensors, source = load_tensors(path, then)[0], "the end of the run"
+        (tensors, state), source = load_tensors(path, then), "the end of the run"
+        check_own(run, state, path, then)
     else:
         tensors, source, path = _left("student", run, epoch)
     fill(student, tensors, path, then)
@@ -249,4 +250,5 @@ def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], st
     if epoch is not None:
         return under(load_epoch(run, epoch), f"{kind}."), f"epoch {epoch}", run.epoch(epoch)
     tensors, state, path = last_whole(run)
+    check_own(run, state, path, "put this run's own back, or begin another run")
     return under(tensors, f"{kind}."), f"the checkpoint of epoch {state['epoch']}", path

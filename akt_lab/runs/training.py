@@ -86,7 +86,8 @@ def train(
                 _record_failure(training, run, error)
             raise
     if run:
-        save_tensors(run / STUDENT, training.student.state_dict(), {"settings": settings.to_dict()})
+        made = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
+        save_tensors(run / STUDENT, training.student.state_dict(), made)
         run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
     return training
 
@@ -259,6 +260,10 @@ def judge(bench: Bench, progress: bool = False) -> float:
         warning = "the teacher's logits are the same for every image"
     elif bench.num_classes > 1 and accuracy <= 100 * (chance + spread):
         warning = f"the teacher's {accuracy:.2f}% are those of guessing among {bench.num_classes}"
+    elif len(bench.images) > 9 and torch.stack(low).min() >= 0 and torch.stack(high).max() <= 1:
+        if progress:
+            found.say(f"{bench.name}: all logits lie between 0 and 1: if the teacher ends in a "
+                "sigmoid, return what goes into it, for losses take a softmax of logits")  # fmt: skip
     if warning and progress:
         found.say(f"{bench.name}: {warning}: look at the order of classes, --mean and --std, "
             "--image-size, --weights")  # fmt: skip

@@ -115,7 +115,10 @@ def test_numbers_are_in_their_order(tmp_path):
     assert list_images(tmp_path).notes == []
     for n in range(12):
         (tmp_path / f"{n:02}").rename(tmp_path / f"c{n}")  # the way back that the note names
-    assert list_images(tmp_path).classes[:4] == ("c0", "c1", "c10", "c11")
+    listed = list_images(tmp_path)
+    assert listed.classes[:4] == ("c0", "c1", "c10", "c11")
+    assert "in the order of text (c0, c1, c10, c11, …)" in listed.notes[0]
+    assert "not of numbers (c0, c1, c2, c3, …)" in listed.notes[0]
 
 
 def test_an_older_run_notices_the_new_order(tmp_path, monkeypatch):

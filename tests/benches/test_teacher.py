@@ -14,6 +14,38 @@ def test_a_factory_in_the_current_folder(tmp_path, monkeypatch):
     assert isinstance(call_factory("my_net_of_this_test:relu"), nn.ReLU)
 
 
+class ExtraState(nn.Linear):
+    def get_extra_state(self):
+        return {"a": 1}
+
+
+def extra_state():
+    return ExtraState(2, 3)
+
+
+def sparse():
+    net = nn.Linear(2, 3)
+    net.register_buffer("eye", torch.eye(2).to_sparse())
+    return net
+
+
+@pytest.mark.parametrize(("factory", "name"), [(extra_state, "_extra_state"), (sparse, "eye")])
+def test_what_cannot_be_saved_as_tensors_is_refused(factory, name):
+    with pytest.raises(AktError, match=f"{name} is no dense tensor: leave it out"):
+        call_factory(f"{__name__}:{factory.__name__}")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_weights_without_numbers_and_files_with_another_s_name(tmp_path):
+    net, path = nn.Linear(2, 3), tmp_path / "w.safetensors"
+    torch.save(net.state_dict(), path)
+    assert load_weights(nn.Linear(2, 3), path) == []
+    for change, word in ((torch.Tensor.to_sparse, "sparse"), (lambda t: t.to("meta"), "empty")):
+        torch.save({"weight": change(net.weight.detach()), "bias": net.bias.detach()}, path)
+        with pytest.raises(AktError, match=f"weight is {word}: save it dense"):
+            load_weights(net, path)
+
+
 def test_weights_that_do_not_fit(tmp_path):
     net, path = nn.Linear(2, 3), tmp_path / "w.safetensors"
     save_file({"weight": torch.zeros(3, 5), "extra": torch.zeros(1)}, path)

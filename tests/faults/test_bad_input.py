@@ -106,7 +106,7 @@ COMMANDS = [
     (2, "student_lr must be positive", "quantize --student-lr inf"),
     (2, "student_lr must be at most 1000000", "quantize --student-lr 1e300"),
     (2, "generator_lr must be positive", "quantize --generator-lr=-1e-3"),
-    (2, "momentum must be 0 or more", "quantize --momentum -1"),
+    (2, "momentum must be at least 0, and less than 1", "quantize --momentum -1"),
     (2, "weight_decay must be 0 or more", "quantize --weight-decay nan"),
     (2, "alpha must be between 0 and 1", "quantize --alpha 1.5"),
     (2, "lam must be 0 or more", "quantize --lam -1"),

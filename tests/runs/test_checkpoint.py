@@ -88,6 +88,23 @@ def test_another_run_s_checkpoint_is_refused(digits, tmp_path):
     assert run.record["settings"]["weight_bits"] == 3
 
 
+def test_another_run_s_files_are_refused_by_name(digits, tmp_path):
+    """Each is whole, and in the wrong folder."""
+    runs = [Run.create(tmp_path / f"run{bits}") for bits in (2, 4)]
+    for run, bits in zip(runs, (2, 4), strict=True):
+        settings = Settings(method="gdfq", weight_bits=bits, act_bits=bits, **SMALL)
+        train(digits, settings, run, progress=False)
+    ours, theirs = runs
+    for name in ("student.safetensors", "checkpoint.safetensors"):
+        shutil.copy(theirs / name, ours / name)
+        with pytest.raises(AktError, match=rf"{name} is damaged \(its settings are another run's"):
+            load_student(ours, digits)
+        (ours / name).unlink()
+    shutil.copy(theirs / "record.json", ours / "record.json")
+    with pytest.raises(AktError, match=r"safetensors is damaged \(its settings are another run's"):
+        load_student(ours, digits)
+
+
 def test_an_unwritable_checkpoint_leaves_the_last_one_whole(digits, tmp_path, monkeypatch):
     run = Run.create(tmp_path / "run")
     synced = []

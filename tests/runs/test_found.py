@@ -65,6 +65,12 @@ def test_a_teacher_that_guesses_is_told(digits, capsys):
     assert "digits: " not in capsys.readouterr().err
 
 
+def test_a_teacher_that_ends_in_a_sigmoid_is_told(digits, capsys):
+    training.judge(with_teacher(digits, lambda logits: logits.sigmoid()), progress=True)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("digits: ")]
+    assert "all logits lie between 0 and 1" in line
+
+
 def test_nan_in_whichever_batch(digits):
     def late(logits):
         return logits if len(logits) == digits.batch_size else logits * torch.nan
