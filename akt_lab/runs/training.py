@@ -262,8 +262,10 @@ def judge(bench: Bench, progress: bool = False) -> float:
         warning = f"the teacher's {accuracy:.2f}% are those of guessing among {bench.num_classes}"
     elif len(bench.images) > 9 and torch.stack(low).min() >= 0 and torch.stack(high).max() <= 1:
         if progress:
-            found.say(f"{bench.name}: all logits lie between 0 and 1: if the teacher ends in a "
-                "sigmoid, return what goes into it, for losses take a softmax of logits")  # fmt: skip
+            found.say(
+                f"{bench.name}: all logits lie between 0 and 1: if the teacher ends in a sigmoid, "
+                "return what goes into it, for losses take a softmax of logits"
+            )
     if warning and progress:
         found.say(f"{bench.name}: {warning}: look at the order of classes, --mean and --std, "
             "--image-size, --weights")  # fmt: skip
