@@ -139,7 +139,7 @@ def load_tensors(
         raise AktError(f"{path} is not a file" if os.path.exists(path) else f"no file {path}")
     try:
         data = path.read_bytes()  # not mapped: a file that shrinks meanwhile would end the process
-        tensors = load(data)
+        tensors = dict(sorted(load(data).items()))  # in no order of its own
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]
         about = json.loads(header).get("__metadata__", {})
         if not isinstance(state := json.loads(about.get("state", "{}")), dict):
