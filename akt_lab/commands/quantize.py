@@ -113,9 +113,9 @@ def _begun(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
         raise UsageError("--resume goes on with the run in --out: name it")
     if hasattr(options, "preset"):
         raise UsageError("--resume goes on with the run's own settings: drop --preset")
-    run = Run.open(options.out)
+    run = Run(options.out)
     try:
-        record = run.record
+        record = Run.open(options.out).record
     except DamagedError as error:
         with claim(run.folder, wait=False):
             put_back_record(run, error)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import keyword
 import operator
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from akt_lab.graph.operations import VIEWS, from_images, is_size, layer, operati
 WRAPPERS = {
     "DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
 }  # fmt: skip
+MADE = re.compile(r"(zeros|ones|full|empty|arange|eye|rand|randn)\(\)")  # of whom PyTorch complains
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
@@ -123,11 +125,13 @@ def _as_graph(network: nn.Module) -> fx.GraphModule:
         traced = fx.GraphModule(network, graph, name)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise AktError(
-            f"torch.fx cannot trace {name} ({_where(error)}{reason}): its forward must take a "
-            "batch of images and must not branch or loop on values or shapes of tensors, nor "
-            "write into a part of one"
-        ) from error
+        then = (
+            "its forward must take a batch of images and must not branch or loop on values or "
+            "shapes of tensors, nor write into a part of one"
+        )
+        if MADE.match(reason):
+            then = "its sizes are a tensor's: make it by x.new_zeros(...), or F.pad what is there"
+        raise AktError(f"torch.fx cannot trace {name} ({_where(error)}{reason}): {then}") from error
     (output,) = (node for node in graph.nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
         kind = type(output.args[0]).__name__.removeprefix("immutable_")

@@ -170,9 +170,13 @@ class Run:
 
         Raises:
             AktError: if it is not one.
+            DamagedError: if its record is gone, and a checkpoint is there.
         """
         run = cls(folder)
         if not (run.folder / RECORD).is_file():
+            if (run / CHECKPOINT).exists() or (run / PREVIOUS).exists():
+                then = f"{run.resume_command} puts it back"
+                raise damaged(run / RECORD, "it is not there", then)
             raise AktError(f"{folder} is not a run folder: it holds no {RECORD}")
         return run
 

@@ -109,6 +109,17 @@ def test_what_is_damaged_is_made_again_to_the_same_bits(run, refused, ended, tmp
         assert run("quantize", "--out", out, "--resume")[2].count("damaged") == 0
 
 
+def test_a_record_that_is_gone_is_put_back(run, refused, ended, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(ended, out)
+    (out / "record.json").unlink()
+    refused(1, "record.json is damaged (it is not there)", "evaluate", out)
+    code, _, error = run("quantize", "--out", out, "--resume")
+    assert code == 0
+    assert "record.json is damaged (it is not there): it is put back from" in error
+    assert Run(out).record["accuracy"] == Run(ended).record["accuracy"]
+
+
 def test_a_student_that_is_gone_is_made_again_or_missed(run, refused, ended, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(ended, out)

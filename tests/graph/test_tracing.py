@@ -306,6 +306,10 @@ class Other(Net):
 REFUSED = {
     "a branch on a shape": (Branching, r"Branching \(test_tracing.py, line \d+: symbolically"),
     "a part that is written": (Writing, "item assignment.*nor write into a part"),
+    "zeros of a size": (
+        returning(lambda y, x: y + torch.zeros(y.size(0), 1, device=y.device)),
+        r"its sizes are a tensor's: make it by x.new_zeros",
+    ),
     "two inputs": (Other, "missing 1 required positional argument: 'other'.*a batch of images"),
     "a tuple": (returning(lambda y, x: (y, x)), "returns a tuple: wrap it"),
     "a dict": (returning(lambda y, x: {"out": y}), "returns a dict: wrap it"),
