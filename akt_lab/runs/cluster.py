@@ -5,6 +5,7 @@ import alone takes longer on a busy machine. So what is lost is looked after her
 """
 
 import asyncio
+import logging
 import multiprocessing
 import multiprocessing.spawn
 import queue
@@ -167,6 +168,7 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
     }
     with (
         _main_of(with_main),
+        _without_tracebacks(),
         dask.config.set(settings),
         LocalCluster(n_workers=0, **small, **alone) as cluster,
         Client(cluster) as client,
@@ -175,6 +177,20 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
         if with_main:
             crew.instead = "call run_grid under `if __name__ == '__main__':`, or with workers=0"
         yield crew
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """A connection to a worker that was killed is no news: `Here` says what happens."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "tornado.application")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(SILENT)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def leave_if_a_worker() -> None:
