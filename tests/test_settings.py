@@ -12,7 +12,7 @@ from akt_lab.errors import UsageError
 from akt_lab.methods import METHODS, get_method
 from akt_lab.quantizer import RANGES
 from akt_lab.settings import PRESETS, OneOf, Settings, check_read, preset
-from tests.faults import one_line
+from tests.faults import JSON, one_line
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -163,16 +163,11 @@ def test_help_tells_every_name():
     assert len(places) == 6
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
-    max_leaves=4,
-)
 NAMES = st.sampled_from([f.name for f in fields(Settings)]) | st.text(max_size=9)
 
 
 @settings(max_examples=300, deadline=None)
-@given(VALUES | st.dictionaries(NAMES, VALUES, max_size=3))
+@given(JSON | st.dictionaries(NAMES, JSON, max_size=3))
 def test_a_record_s_settings_are_right_or_refused(values):
     with one_line():
         made = Settings.from_dict(values)

@@ -17,7 +17,7 @@ from akt_lab.benches.images import FolderImages
 from akt_lab.benches.known import KNOWN
 from akt_lab.errors import AktError, DamagedError, UsageError
 from akt_lab.files import save_tensors
-from tests.faults import one_line
+from tests.faults import JSON, one_line
 
 
 def write_images(folder, classes=("cat", "dog"), size=(8, 8), mode="RGB", count=3):
@@ -156,16 +156,11 @@ def test_fingerprint_of_images_that_are_not_held(tmp_path, monkeypatch):
     assert longer.differs_from(first.fingerprints) == "the evaluation images"
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
-    max_leaves=4,
-)
 NAMES = st.sampled_from([f.name for f in fields(BenchSpec)]) | st.text(max_size=9)
 
 
 @settings(max_examples=300, deadline=None)
-@given(VALUES | st.dictionaries(NAMES, VALUES, max_size=3))
+@given(JSON | st.dictionaries(NAMES, JSON, max_size=3))
 def test_a_record_s_bench_is_right_or_refused(values):
     with one_line():
         spec = BenchSpec.from_dict(values)

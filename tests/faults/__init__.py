@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hypothesis import strategies as st
+
 from akt_lab.errors import AktError
+
+JSON = st.recursive(  # any value that a file of JSON may hold
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=4,
+)
 
 
 @contextmanager

@@ -87,11 +87,11 @@ def test_a_line_that_is_there_twice_counts_once_and_two_of_one_run_are_refused(t
         ({"run": 3}, "'run' cannot be '3'"),
         ({"settings": {"method": "adadq"}}, "unknown method 'adadq'"),
         ({"settings": {"method": "ptq", "epoch": 3}}, "unknown setting 'epoch'"),
-        ({"settings": {"method": "ptq", "epochs": "3"}}, "'epochs' cannot be '3'"),
-        ({"settings": {"method": "ptq", "milestones": 3}}, "'milestones' cannot be '3'"),
+        ({"settings": {"method": "ptq", "epochs": "3"}}, "epochs must be a whole number, not '3'"),
+        ({"settings": {"method": "ptq", "milestones": 3}}, "milestones must be several"),
         ({"settings": []}, "'settings' cannot be"),
         ({"bench": {"bench": "digits", "image": 3}}, "image"),
-        ({"bench": {"image_size": "3"}}, "'image_size' cannot be '3'"),
+        ({"bench": {"image_size": "3"}}, "image_size of a bench cannot be '3'"),
     ],
 )
 def test_a_line_that_is_none_is_refused_by_file_and_number(tmp_path, capsys, changes, words):
