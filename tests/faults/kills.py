@@ -19,7 +19,7 @@ from akt_lab.runs.folder import CHECKPOINT, HISTORY, RECORD, STUDENT, Run
 AKT_LAB = [sys.executable, "-m", "akt_lab.commands"]
 SIZES = "--warmup-epochs 1 --batch-size 8 --threads 1".split()
 RUN = ["--method", "adadfq+akt", "--bits", "4", "--steps", "4", *SIZES]
-SWEEP = "--methods gdfq adadfq+akt --bits 3 4 --seeds 0 1 2 --epochs 6 --steps 10".split() + SIZES
+SWEEP = "--methods gdfq adadfq+akt --bits 3 4 --seeds 0 1 2 --steps 10".split() + SIZES
 PAUSE = 0.0005  # seconds between two looks: writing a checkpoint takes some 10 ms
 Row = dict[str, str]
 
@@ -101,16 +101,17 @@ def _did(out: Path, steps: int) -> Iterator[bool]:
 # ---- a sweep ------------------------------------------------------------------------------------
 
 
-def of_a_sweep(home: Path, kills: int) -> Iterator[Row]:
+def of_a_sweep(home: Path, kills: int, epochs: int = 6) -> Iterator[Row]:
     """Kill workers of a sweep, and every fourth time the sweep: a row a kill, then a row a run.
 
     The same command is given again until it has done all.
     """
     whole, out, rng = home / "whole", home / "killed", random.Random(kills)
-    _end(_start("sweep", "--out", whole, "--workers", 0, *SWEEP))
+    sweep = [*SWEEP, "--epochs", epochs]
+    _end(_start("sweep", "--out", whole, "--workers", 0, *sweep))
     done = 0
     while True:
-        process = _start("sweep", "--out", out, "--workers", 2, *SWEEP)
+        process = _start("sweep", "--out", out, "--workers", 2, *sweep)
         family = psutil.Process(process.pid)
         while process.poll() is None and done < kills:
             time.sleep(rng.uniform(1, 4))
