@@ -162,6 +162,8 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
     small = {"threads_per_worker": 1, "memory_limit": 0, "preload": [preload]}
     # TLS, with credentials that nobody else has: who shares the machine could give it work.
     alone = {"silence_logs": SILENT, "dashboard_address": None, "security": True}
+    # Without its pages the scheduler has a server of metrics still: at a port that is free.
+    alone["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}
     settings = {
         "distributed.scheduler.worker-saturation": 1.0,  # none waits at a worker
         "distributed.deploy.lost-worker-timeout": "1 day",  # `Here` looks after them

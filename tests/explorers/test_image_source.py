@@ -9,6 +9,7 @@ from PIL import Image
 from akt_lab.explorers import attention_explorer
 from akt_lab.explorers.image_source import BENCH, FILE, SYNTHETIC
 from akt_lab.explorers.students import ROUNDED
+from akt_lab.files import load_tensors, save_tensors
 from akt_lab.runs.folder import CHECKPOINT, Run
 from tests.explorers.conftest import screen, touch
 
@@ -49,7 +50,9 @@ def test_a_generator_that_went_on_is_loaded_anew_and_one_that_was_deleted_is_mis
     explorer = attention_explorer([run], digits)
     explorer.controls["source"].value = SYNTHETIC
     before = screen(explorer)
-    shutil.copy(runs[2] / CHECKPOINT, run / CHECKPOINT)
+    tensors, state = load_tensors(run / CHECKPOINT)
+    tensors = {name: -x if name.startswith("generator.") else x for name, x in tensors.items()}
+    save_tensors(run / CHECKPOINT, tensors, state)
     touch(run / CHECKPOINT)
     explorer.refresh()
     assert explorer.message.value == ""

@@ -124,6 +124,17 @@ def test_workers_listen_on_this_machine_alone_and_to_this_sweep(said):
                 cluster._check_answers(address)
 
 
+def test_two_sweeps_side_by_side(said):
+    """Each one's scheduler takes a port that is free, and complains of none (warnings fail)."""
+    with (
+        here(0, sweep.__name__, said.append) as first,
+        here(0, sweep.__name__, said.append) as second,
+    ):
+        assert first.cluster.scheduler_address != second.cluster.scheduler_address
+        for crew in (first, second):
+            assert crew.cluster.scheduler.http_server.address == "127.0.0.1"
+
+
 def test_a_script_is_run_anew_only_where_it_is_needed(monkeypatch):
     from multiprocessing import spawn
 
@@ -231,7 +242,7 @@ def test_no_scheduler_there(address, words, silent, web, said, monkeypatch):
 
 
 def test_a_worker_s_address_is_not_the_scheduler_s(said):
-    quiet = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None, "processes": False}
+    quiet = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "processes": False}
     with distributed.LocalCluster(n_workers=1, **quiet) as others:
         (worker,) = [each.address for each in others.workers.values()]
         with pytest.raises(AktError, match="a worker, not the"), there(worker, said.append, 1):

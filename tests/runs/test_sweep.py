@@ -285,7 +285,7 @@ def test_a_cluster_that_is_there(undisturbed, tmp_path, capsys, monkeypatch):
     """Its workers have two threads each; runs in one process must not disturb each other."""
     from distributed import LocalCluster
 
-    quiet = {"silence_logs": 60, "dashboard_address": None, "memory_limit": 0}
+    quiet = {"silence_logs": 60, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
     with LocalCluster(n_workers=1, threads_per_worker=2, **quiet) as cluster:
         arguments = [*GRID, *SIZES, "--scheduler", cluster.scheduler_address]
         assert go(*arguments, "--out", tmp_path) == 0
