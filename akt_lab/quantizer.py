@@ -4,14 +4,15 @@
     x_hat = (q - zero_point) * scale
 
 Weights have one range per output channel, recomputed at every forward pass; activations have one
-range per tensor, observed first and then frozen (Xu et al., GDFQ, arXiv 2003.03603). Zero always
-lies on the grid, as in PyTorch's own observers, so a ReLU's zeros and a convolution's padding
-stay exact.
+range per tensor, observed first and then frozen (Xu et al., GDFQ, arXiv 2003.03603). Either can
+be chosen instead, narrower than the values, by the error of what it rounds; and learned from there.
+Zero always lies on the grid, as in PyTorch's own observers, so a ReLU's zeros and a convolution's
+padding stay exact.
 """
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,11 +33,16 @@ from akt_lab.graph import (
 )
 
 GRADIENTS = ("identity", "clipped")
-RANGES = ("ema", "ema_legacy", "minmax", "per_channel_dynamic")
+RANGES = ("ema", "ema_legacy", "minmax", "pnorm", "learned", "per_channel_dynamic")
+WEIGHT_RANGES = ("minmax", "pnorm", "learned")
+CHOSEN = ("pnorm", "learned")  # of both, those that begin with a choice by the p-norm
 MIN_BITS, MAX_BITS = 2, 8
 EMA_DECAY = 0.9
 SCALE_BITS = 32
 HALF_MAX = torch.finfo(torch.float16).max
+LEAST_SCALE = torch.finfo(torch.float32).eps
+PNORM = 2.4  # GENIE's (CVPR 2023): between the mean's 2 and the extremes' infinity
+BINS = 4096  # of a histogram that stands for an activation's values
 Bits = int | Mapping[str, int]
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -64,7 +70,7 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     if low.dtype == torch.float16:  # too narrow for a range of its own values
         low, high = low.float(), high.float()
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / levels).clamp(min=torch.finfo(torch.float32).eps)
+    scale = ((high - low) / levels).clamp(min=LEAST_SCALE)
     zero_point = (-low / scale).round().clamp(0, levels).nan_to_num()  # of a NaN, any: all is NaN
     return scale, zero_point.to(torch.int32)
 
@@ -154,18 +160,177 @@ def fake_quantize_rows(x: Tensor, bits: int, gradient: str = "identity") -> Tens
     return fake_quantize(x, *affine_parameters(low, high, bits), bits, gradient)
 
 
+def fake_quantize_learned(
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, gradient: str = "identity"
+) -> Tensor:
+    """`fake_quantize`, with a gradient for the scale, too (LSQ, Esser et al., ICLR 2020, eq. 3, 5).
+
+    With v = x / scale + zero_point, d x_hat / d scale is round(v) - v inside the grid and the
+    grid's own end, less the zero point, outside. It is scaled by 1 / sqrt(n (2^bits - 1)), n being
+    how many values share a scale, so that scales and weights move in proportion: of weights those
+    of an output channel, of activations those of one image.
+
+    Args:
+        x: activations (B, ...) for one scale; weights (C_out, ...) for several.
+        scale: () or (C_out,), positive; gets a gradient.
+        zero_point: int32, `scale`'s shape.
+        bits: 2 to 8.
+        gradient: of x, as in `fake_quantize`; LSQ's own is `clipped`.
+    """
+    levels = 2 ** check_bits(bits) - 1
+    slowed = scale / math.sqrt(max(1, x[0].numel() * levels))
+    x_hat = fake_quantize(x.detach(), scale.detach(), zero_point, bits)
+    if scale.ndim:
+        shape = (-1, *(1,) * (x.ndim - 1))
+        scale, slowed, zero_point = (p.view(shape) for p in (scale, slowed, zero_point))
+    v = x.detach() / scale.detach()
+    inside = (v >= -zero_point) & (v <= levels - zero_point)
+    share = x_hat / scale.detach() - torch.where(inside, v, 0)
+    if gradient == "clipped":
+        x = torch.where(inside, x, x.detach())
+    return _IdentityGradient.apply(x + share * slowed, x_hat)
+
+
+# ---- the range with the least error ----------------------------------------------------------
+
+
+def pnorm_range(
+    rows: Tensor, counts: Tensor | None, bits: int, p: float = PNORM
+) -> tuple[Tensor, Tensor]:
+    """The range of each row on whose grid sum |x_hat - x|^p is least.
+
+    All that is searched are shares of the values' own range, zero included: of both ends at once
+    and, where values lie on both sides of zero, of each end alone; coarsely, then finely around
+    the best.
+
+    Args:
+        rows: (R, N).
+        counts: (R, N), how often each value occurs; once where None.
+        bits: 2 to 8.
+        p: 2 weighs an error by its square; large p keeps the extremes.
+
+    Returns:
+        low and high, (R,). NaN where a row holds one; its ends where it is infinite.
+    """
+    low, high = rows.aminmax(dim=1)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        x_hat = fake_quantize(rows, *affine_parameters(low, high, bits), bits)
+        errors = (x_hat - rows).abs().pow(p)
+        return (errors if counts is None else errors * counts).sum(1)
+
+    least = error(low, high)
+    two_sided = bool(((low < 0) & (high > 0)).any())
+    ends = ((True, True), (True, False), (False, True)) if two_sided else ((True, True),)
+    for shares in (COARSE, FINE):
+        for moves_low, moves_high in ends:
+            from_low, from_high = low, high
+            for share in shares:
+                tried = (
+                    from_low * (share if moves_low else 1),
+                    from_high * (share if moves_high else 1),
+                )
+                errors = error(*tried)
+                better = errors < least
+                least = torch.where(better, errors, least)
+                low, high = (
+                    torch.where(better, t, e) for t, e in zip(tried, (low, high), strict=True)
+                )
+    return low, high
+
+
+COARSE = [0.96**n for n in range(1, 96)]  # down to a fiftieth
+FINE = [1 + n / 200 for n in range(-8, 9) if n]
+
+
+def histogram(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What stands for the values of `x`, finite, any shape, where their order does not matter.
+
+    Returns:
+        The mean of the values in each of `BINS` bins, (1, BINS), and how many there are.
+    """
+    x = x.flatten().double()
+    low, high = x.aminmax()
+    width = ((high - low) / BINS).clamp(min=torch.finfo(x.dtype).tiny)
+    bins = ((x - low) / width).long().clamp_(max=BINS - 1)
+    counts = bins.bincount(minlength=BINS)
+    means = bins.bincount(x, minlength=BINS) / counts.clamp(min=1)
+    return means.float()[None], counts.float()[None]
+
+
 # ---- layers -------------------------------------------------------------------------------------
 
 
-class _QuantizedWeight:
-    """Mixed into a layer: its weight, fake-quantized per output channel at every forward pass."""
+class _Ranged(nn.Module):
+    """Mixed into what quantizes: one range, or one for each row, and the grid that it spans.
+
+    Attributes:
+        low, high: the range, () or (R,).
+        scale: of the rule `learned`, what is learned; the zero point stays that of the range.
+    """
+
+    low: Tensor
+    high: Tensor
+    bits: int
+    ranges: str
+    gradient: str
+
+    def _make_room(self, *shape: int) -> None:
+        self.register_buffer("low", torch.zeros(shape))
+        self.register_buffer("high", torch.zeros(shape))
+        if self.ranges == "learned":
+            self.scale = nn.Parameter(torch.ones(shape))
+
+    @torch.no_grad()
+    def _span(self, low: Tensor, high: Tensor) -> None:
+        self.low.copy_(low)
+        self.high.copy_(high)
+        if self.ranges == "learned":
+            self.scale.copy_(affine_parameters(self.low, self.high, self.bits)[0])
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, as `fake_quantize` takes them."""
+        scale, zero_point = affine_parameters(self.low, self.high, self.bits)
+        return (
+            self.scale.clamp(min=LEAST_SCALE) if self.ranges == "learned" else scale
+        ), zero_point
+
+    def _round(self, x: Tensor) -> Tensor:
+        rule = fake_quantize_learned if self.ranges == "learned" else fake_quantize
+        return rule(x, *self.grid(), self.bits, self.gradient)
+
+
+class _QuantizedWeight(_Ranged):
+    """Mixed into a layer: its weight, fake-quantized per output channel at every forward pass.
+
+    Ranges: `minmax`, the weight's extremes at that pass; `pnorm`, those with the least error at
+    the beginning; `learned`, the same, and learned from there.
+    """
 
     weight: Tensor
     weight_bits: int
-    gradient: str
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        """Of the weight."""
+        return self.weight_bits
+
+    def _quantize(self, bits: int, ranges: str, gradient: str) -> None:
+        self.weight_bits, self.ranges, self.gradient = bits, ranges, gradient
+        if ranges != "minmax" and self.weight.numel():
+            self._make_room(len(self.weight))
+            self._span(*pnorm_range(self.weight.detach().flatten(1), None, bits))
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scales and zero points, (C_out,)."""
+        if self.ranges == "minmax":
+            low, high = self.weight.detach().flatten(1).aminmax(dim=1)
+            return affine_parameters(low, high, self.weight_bits)
+        return super().grid()
 
     def quantized_weight(self) -> Tensor:
-        return fake_quantize_rows(self.weight, self.weight_bits, self.gradient)
+        return self._round(self.weight) if self.weight.numel() else self.weight
 
 
 class QuantizedConv2d(_QuantizedWeight, nn.Conv2d):
@@ -199,23 +364,25 @@ QUANTIZED: dict[type[nn.Module] | None, type[nn.Module]] = {
 }
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(_Ranged):
     """Fake-quantizes one use of an activation, with the range that it has observed there.
 
     Ranges: `ema`, an exponential moving average (decay 0.9) with Adam's bias correction;
     `ema_legacy`, the same as released by GDFQ and its descendants, which applies the correction
     to its own corrected value: a constant 1 reads 3903.7 after 20 updates; `minmax`, the extremes
-    so far; `per_channel_dynamic`, one live range per sample and channel (GranQ), never frozen.
+    so far; `pnorm`, as `ema` until `choose` takes the range with the least error; `learned`, the
+    same, and its scale learns from there (LSQ); `per_channel_dynamic`, one live range per sample
+    and channel (GranQ), never frozen.
 
     Attributes:
         low, high: the range observed so far, scalars.
         updates: how many batches were observed.
         observing: whether a forward pass updates the range.
+        chosen: of `pnorm` and `learned`, whether the range was chosen.
     """
 
-    low: Tensor
-    high: Tensor
     updates: Tensor
+    chosen: Tensor
 
     def __init__(self, bits: int, ranges: str = "ema", gradient: str = "identity") -> None:
         """Raises UsageError for bits outside 2 to 8 or unknown names."""
@@ -226,9 +393,10 @@ class ActivationQuantizer(nn.Module):
             raise unknown("gradient rule", gradient, GRADIENTS)
         self.bits, self.ranges, self.gradient = check_bits(bits), ranges, gradient
         self.observing = ranges != "per_channel_dynamic"
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
+        self._make_room()
         self.register_buffer("updates", torch.zeros(()))
+        if ranges in CHOSEN:
+            self.register_buffer("chosen", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape, on the grid."""
@@ -239,8 +407,16 @@ class ActivationQuantizer(nn.Module):
             return fake_quantize_rows(rows, self.bits, self.gradient).view_as(x)
         if self.observing:
             self.observe(x)
-        scale, zero_point = affine_parameters(self.low, self.high, self.bits)
-        return fake_quantize(x, scale, zero_point, self.bits, self.gradient)
+        return self._round(x)
+
+    @torch.no_grad()
+    def choose(self, x: Tensor) -> None:
+        """Take the range whose grid has the least p-norm error on `x`, of any shape."""
+        ends = torch.stack(x.aminmax()) if x.numel() else x.new_zeros(2)
+        if ends.isfinite().all():  # or `freeze_ranges` says so
+            ends = torch.cat(pnorm_range(*histogram(x), self.bits))
+        self._span(*ends)
+        self.chosen.fill_(True)
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
@@ -254,9 +430,7 @@ class ActivationQuantizer(nn.Module):
             later = (EMA_DECAY * kept + (1 - EMA_DECAY) * seen) / weight
         else:
             later = kept + (1 - EMA_DECAY) / weight * (seen - kept)
-        low, high = torch.where(self.updates == 1, seen, later)
-        self.low.copy_(low)
-        self.high.copy_(high)
+        self._span(*torch.where(self.updates == 1, seen, later))
 
     def extra_repr(self) -> str:
         """What `print(student)` shows of it."""
@@ -287,6 +461,7 @@ def quantize_model(
     first_bits: int | None = None,
     last_bits: int | None = None,
     ranges: str = "ema",
+    weight_ranges: str = "minmax",
     gradient: str = "identity",
 ) -> fx.GraphModule:
     """A fake-quantized student: a new network, in eval mode, with the teacher's weights.
@@ -305,6 +480,7 @@ def quantize_model(
         first_bits: weight bits of the weighted layer that runs first, in place of `weight_bits`.
         last_bits: the same for the one that runs last.
         ranges: how activation ranges are found, one of `RANGES`.
+        weight_ranges: how those of weights are, one of `WEIGHT_RANGES`.
         gradient: straight-through rule, one of `GRADIENTS`.
 
     Raises:
@@ -314,6 +490,8 @@ def quantize_model(
     """
     if quantized_layers(teacher):
         raise AktError("the network is a student already: give its teacher")
+    if weight_ranges not in WEIGHT_RANGES:
+        raise unknown("range rule of weights", weight_ranges, WEIGHT_RANGES)
     student = trace(teacher)
     runs = _weighted_layers(student)
     ends = graph.activations(student)
@@ -325,7 +503,7 @@ def quantize_model(
     for name, bits in by_layer.items():
         layer = student.get_submodule(name)
         layer.__class__ = QUANTIZED[torch_class(layer)]  # our own copy: weights and names stay
-        layer.weight_bits, layer.gradient = bits, gradient  # type: ignore[assignment]
+        layer._quantize(bits, weight_ranges, gradient)  # type: ignore[operator]
     for node in ends:
         quantizer = ActivationQuantizer(by_use[node.name], ranges, gradient)
         place = behind(student, node)  # a map is taken before the rounding
@@ -404,21 +582,52 @@ def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> di
     return found
 
 
-def freeze_ranges(student: nn.Module) -> None:
+def freeze_ranges(student: nn.Module, images: Tensor | None = None) -> None:
     """Stop every activation quantizer of `student` from updating its range.
+
+    Args:
+        student: from `quantize_model`.
+        images: (B, channels, S, S) in the teacher's normalised input space, by which the rules
+            `pnorm` and `learned` choose, layer by layer, each on what reaches it from those before,
+            rounded already. The other rules have observed theirs, and do not need any.
 
     Raises:
         AktError: if one of them has seen no batch yet, or a NaN, which no later batch mends.
     """
-    for name, module in student.named_modules():
-        if isinstance(module, ActivationQuantizer) and module.ranges != "per_channel_dynamic":
-            if not module.updates:
-                raise AktError(
-                    f"{name} has observed no batch: run images through the student first"
-                )
-            if not (module.high - module.low).isfinite():
-                raise AktError(f"{name} has observed a NaN, or values too large for a range")
-            module.observing = False
+    activations = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
+    if images is not None:
+        _choose_ranges(student, [m for m in activations.values() if m.ranges in CHOSEN], images)
+    for name, module in activations.items():
+        if module.ranges == "per_channel_dynamic":
+            continue
+        if module.ranges in CHOSEN and not module.chosen:
+            raise AktError(
+                f"{name} has chosen no range yet: give freeze_ranges images to choose by"
+            )
+        if module.ranges not in CHOSEN and not module.updates:
+            raise AktError(f"{name} has observed no batch: run images through the student first")
+        if not (module.high - module.low).isfinite():
+            raise AktError(f"{name} has observed a NaN, or values too large for a range")
+        module.observing = False
+
+
+def _choose_ranges(
+    student: nn.Module, quantizers: Sequence[ActivationQuantizer], images: Tensor
+) -> None:
+    """One pass: each chooses when its input comes, and rounds it."""
+
+    def choose(quantizer: ActivationQuantizer, inputs: tuple[Tensor]) -> None:
+        quantizer.observing = False
+        quantizer.choose(inputs[0])
+
+    handles = [quantizer.register_forward_pre_hook(choose) for quantizer in quantizers]
+    try:
+        if quantizers:
+            with torch.no_grad():
+                student(images)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # ---- what a student takes -----------------------------------------------------------------------
@@ -433,6 +642,12 @@ def quantized_activations(student: nn.Module) -> list[str]:
     """Names of the quantized uses of activations of `student`, as `act_bits` takes them."""
     found = (n for n, m in student.named_modules() if isinstance(m, ActivationQuantizer))
     return [name.removeprefix(f"{QUANTIZERS}.") for name in found]
+
+
+def learned_scales(student: nn.Module) -> list[nn.Parameter]:
+    """The scales that `student` learns beside its weights, of the rule `learned`."""
+    ranged = (m for m in student.modules() if isinstance(m, _Ranged) and m.ranges == "learned")
+    return [module.scale for module in ranged if "scale" in module._parameters]
 
 
 def stays_in_float(student: nn.Module) -> list[str]:

@@ -122,9 +122,17 @@ class Settings:
     ] = None
     ranges: Annotated[
         str,
-        "rule for activation ranges: ema, ema_legacy, minmax or per_channel_dynamic",
+        "rule for activation ranges: ema, ema_legacy, minmax, pnorm (with the least error on "
+        "synthetic images), learned (from there) or per_channel_dynamic",
         OneOf("quantizer.RANGES"),
     ] = ""
+    weight_ranges: Annotated[
+        str, "rule for weight ranges: minmax, pnorm or learned", OneOf("quantizer.WEIGHT_RANGES")
+    ] = "minmax"
+    range_lr: Annotated[float, "learning rate of learned ranges' scales", RATE] = 1e-2
+    range_epochs: Annotated[
+        tuple[int, ...], "epochs after which pnorm chooses activation ranges again", COUNT
+    ] = ()
     gradient: Annotated[
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
     ] = "identity"
@@ -144,7 +152,7 @@ class Settings:
     def __post_init__(self, _filled: Mapping[str, tuple[Any, Any]] | None) -> None:
         """Fill in what depends on the method, and refuse what cannot be right."""
         now = vars(self)  # frozen for everyone else
-        now["milestones"] = _tuple(self.milestones)
+        now |= {name: _tuple(now[name]) for name in ("milestones", "range_epochs")}
         for name, kind in Settings.__annotations__.items():
             if name in now and not is_of(now[name], get_args(kind)[0]):
                 check(name, now[name])  # says what it must be
@@ -337,7 +345,20 @@ def _unread(settings: Settings) -> dict[str, str]:
         unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
     if settings.milestones and min(settings.milestones) >= settings.epochs:
         unread |= {"milestones": f"it ends after {settings.epochs} epochs"}
+    if "learned" not in (settings.ranges, settings.weight_ranges):
+        unread |= {"range_lr": "its ranges are not learned"}
+    if settings.ranges != "pnorm":
+        unread |= {"range_epochs": f"its ranges are {settings.ranges}"}
     if not method.trains:
-        names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
+        names = [
+            "range_lr",
+            "range_epochs",
+            "student_lr",
+            "temperature",
+            "gradient",
+            "momentum",
+            "weight_decay",
+            "compile",
+        ]
         unread |= dict.fromkeys(names, "it trains no student")
     return unread

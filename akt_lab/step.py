@@ -59,6 +59,11 @@ class Training:
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     @property
+    def weights(self) -> list[Tensor]:
+        """The student's, in the order of its optimiser; learned scales come last."""
+        return [w for group in self.student_optimizer.param_groups for w in group["params"]]
+
+    @property
     def warming_up(self) -> bool:
         """Whether this epoch trains the generator only, and observes activation ranges."""
         return self.epoch < self.settings.warmup_epochs
@@ -149,8 +154,7 @@ def losses_and_gradients(training: Training, z: Tensor, y: Tensor) -> Step:
 
     # the student learns from the teacher's logits and feature maps
     student_terms = distillation_terms(training, s, t.detach(), y, student_maps, teacher_maps)
-    weights = list(student.parameters())
-    for_student = torch.autograd.grad(total(student_terms), weights, allow_unused=True)
+    for_student = torch.autograd.grad(total(student_terms), training.weights, allow_unused=True)
     terms |= {f"student/{name}": term.detach() for name, term in student_terms.items()}
     return terms, for_generator, for_student
 
@@ -176,8 +180,7 @@ def _from_pool(training: Training, x: Tensor, y: Tensor) -> Step:
         (uphill,) = torch.autograd.grad(total(terms), x, retain_graph=True)
         again = distil(x.detach() + training.method.perturbation * uphill.sign())
         terms = {name: term + again[name] for name, term in terms.items()}
-    weights = list(student.parameters())
-    for_student = torch.autograd.grad(total(terms), weights, allow_unused=True)
+    for_student = torch.autograd.grad(total(terms), training.weights, allow_unused=True)
     return {f"student/{name}": term.detach() for name, term in terms.items()}, (), for_student
 
 
@@ -200,7 +203,7 @@ def _gradients(training: Training, z: Tensor, y: Tensor) -> Step:
 
 def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
     """One step of `optimizer`; `gradients` are in the order of its weights."""
-    weights = optimizer.param_groups[0]["params"]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = None if gradient is None else laid_out_as(weight.detach(), gradient)
     optimizer.step()
@@ -227,8 +230,9 @@ def train_step(training: Training, z: Tensor, y: Tensor) -> Terms:
     norm = torch.nn.utils.get_total_norm([g for g in for_student if g is not None])
     terms = {**terms, "student/gradient_norm": norm}
     if training.watch:
-        pairs = zip(training.student.named_parameters(), for_student, strict=True)
-        layers = {n: g for (n, w), g in pairs if g is not None and w.ndim > 1}
+        names = {weight: name for name, weight in training.student.named_parameters()}
+        pairs = zip(training.weights, for_student, strict=True)
+        layers = {names[w]: g for w, g in pairs if g is not None and w.ndim > 1}
         terms |= {f"gradient/{name}": gradient.norm() for name, gradient in layers.items()}
     apply_gradients(training.student_optimizer, for_student)
     return terms

@@ -467,3 +467,192 @@ def test_first_and_last_are_those_that_run():
     student = quantize_model(HeadFirst(), 4, 4, first_bits=8, last_bits=6)
     bits = {n: m.weight_bits for n, m in student.named_modules() if hasattr(m, "weight_bits")}
     assert bits == {"stem": 8, "middle": 4, "head": 6}
+
+
+# ---- ranges with the least error, and learned ones ----------------------------------------------
+
+
+def p_errors(x, low, high, bits, p=quantizer.PNORM):
+    """Of the values x (N,) on each of the grids that span [low, high], (R,)."""
+    rows = x.expand(len(low), -1)
+    return (
+        (fake_quantize(rows, *affine_parameters(low, high, bits), bits) - rows).abs().pow(p).sum(1)
+    )
+
+
+SHAPES = {
+    "relu": lambda x: x.relu(),
+    "normal": lambda x: x,
+    "long tail": lambda x: x**3,
+    "lopsided": lambda x: (x + 1).clamp(-0.4) ** 3,
+    "below zero": lambda x: -x.abs(),
+    "an outlier": lambda x: torch.cat([x.relu(), x.new_tensor([40.0])]),
+}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+@given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
+@settings(max_examples=3, deadline=None)
+def test_pnorm_range_against_an_exhaustive_search(shape, bits, seed, scale):
+    x = SHAPES[shape](torch.randn(600, generator=torch.Generator().manual_seed(seed))) * scale
+    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+    shares = torch.linspace(0.04, 1, 25)
+    ends = torch.cartesian_prod(
+        low * (shares if low else shares[-1:]), high * (shares if high else shares[-1:])
+    )
+    errors = p_errors(x, *ends.T, bits)
+    for values in ((x[None], None), quantizer.histogram(x)):
+        found = p_errors(x, *quantizer.pnorm_range(*values, bits), bits)
+        assert found <= 1.02 * errors.min()
+        assert found <= 1.01 * errors[-1]  # of the whole range; a histogram is not quite its values
+
+
+def test_pnorm_ranges_are_one_a_row():
+    x = torch.randn(5, 400) * torch.tensor([1.0, 10.0, 0.1, 3.0, 0.0])[:, None]
+    together = quantizer.pnorm_range(x, None, 3)
+    for number, row in enumerate(x):
+        alone = quantizer.pnorm_range(row[None], None, 3)
+        assert [end[number] for end in together] == [end[0] for end in alone]
+    assert together[0][4] == together[1][4] == 0
+
+
+def test_the_norm_decides_how_much_is_clipped():
+    x = torch.randn(1, 5000) ** 3
+    _, narrow = quantizer.pnorm_range(x, None, 3, p=1)
+    _, wide = quantizer.pnorm_range(x, None, 3, p=20)
+    assert 0 < narrow < wide <= x.max()
+
+
+def test_a_histogram_stands_for_its_values():
+    x = torch.randn(3, 7, 11)
+    means, counts = quantizer.histogram(x)
+    assert means.shape == counts.shape == (1, quantizer.BINS)
+    assert counts.sum() == x.numel()
+    assert (means * counts).sum().item() == pytest.approx(x.sum().item(), rel=1e-4, abs=1e-4)
+    assert quantizer.histogram(torch.full((9,), 2.5))[0].max() == 2.5
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("rows", [False, True])
+@given(seed=st.integers(0, 10**6), width=st.floats(0.1, 1.2))
+@settings(max_examples=10, deadline=None)
+def test_learned_scales_have_lsq_s_gradient(bits, rows, seed, width):
+    """Equations 3 and 5 of LSQ, value by value."""
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    came = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    values = x.float()
+    ends = values.aminmax(dim=1) if rows else (values.min(), values.max())
+    scale, zero = affine_parameters(*(width * end for end in ends), bits)
+    levels = 2**bits - 1
+    for gradient in quantizer.GRADIENTS:
+        leaf, s = values.clone().requires_grad_(), scale.clone().requires_grad_()
+        x_hat = quantizer.fake_quantize_learned(leaf, s, zero, bits, gradient)
+        assert torch.equal(x_hat, fake_quantize(values, scale, zero, bits))
+        at_x, at_scale = torch.autograd.grad(x_hat, (leaf, s), came.float())
+        expected = torch.zeros(scale.shape, dtype=torch.float64).reshape(-1)
+        for i in range(4):
+            for j in range(6):
+                place = i if rows else 0
+                step, z = scale.reshape(-1)[place].item(), zero.reshape(-1)[place].item()
+                v = x[i, j].item() / step
+                if v < -z:
+                    slope = -z
+                elif v > levels - z:
+                    slope = levels - z
+                else:
+                    slope = round(v) - v
+                inside = -z <= v <= levels - z
+                assert at_x[i, j] == (came[i, j].float() if inside or gradient == "identity" else 0)
+                expected[place] += slope * came[i, j]
+        expected /= math.sqrt(6 * levels)
+        assert torch.allclose(at_scale.reshape(-1).double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def chosen(net, ranges, bits=3, images=None, **options):
+    student = quantize_model(net, bits, bits, ranges=ranges, **options)
+    x = torch.rand(16, 3, 8, 8) * 3 - 1 if images is None else images
+    student(x[:4])
+    freeze_ranges(student, x)
+    return student, x
+
+
+@pytest.mark.parametrize("rule", quantizer.CHOSEN)
+def test_each_use_chooses_on_what_reaches_it_rounded(functional_net, rule):
+    student, x = chosen(functional_net, rule)
+    came = {}
+    for name, use in student.named_modules():
+        if isinstance(use, ActivationQuantizer):
+            use.register_forward_pre_hook(lambda _, i, name=name: came.update({name: i[0]}))
+    student(x)  # now all are frozen: what reaches each is what reached it then
+    for name, values in came.items():
+        use = student.get_submodule(name)
+        ends = quantizer.pnorm_range(*quantizer.histogram(values), use.bits)
+        assert (use.low, use.high) == tuple(end[0] for end in ends), name
+    before = [use.high.clone() for use in uses(student)]
+    student(10 * x)
+    assert before == [use.high for use in uses(student)]
+
+
+def test_choosing_leaves_no_hook_and_can_be_done_again(functional_net):
+    student, x = chosen(functional_net, "pnorm")
+    before = [use.high.item() for use in uses(student)]
+    freeze_ranges(student, 2 * x)
+    assert all(a != use.high.item() for a, use in zip(before, uses(student), strict=True))
+    assert not any(m._forward_pre_hooks for m in student.modules())
+
+
+@pytest.mark.parametrize("rule", quantizer.CHOSEN)
+def test_what_has_chosen_no_range_is_not_frozen(functional_net, rule):
+    student = quantize_model(functional_net, ranges=rule)
+    student(torch.rand(2, 3, 8, 8))
+    with pytest.raises(AktError, match="give freeze_ranges images to choose by"):
+        freeze_ranges(student)
+    with pytest.raises(AktError, match="NaN"):
+        freeze_ranges(student, torch.full((2, 3, 8, 8), math.nan))
+
+
+@pytest.mark.parametrize("rule", quantizer.WEIGHT_RANGES)
+def test_weight_ranges(functional_net, rule):
+    weight = (
+        functional_net.get_parameter("conv.weight") if hasattr(functional_net, "conv") else None
+    )
+    student, x = chosen(functional_net, "ema", 2, weight_ranges=rule)
+    name = quantizer.quantized_layers(student)[0]
+    layer = student.get_submodule(name)
+    assert weight is None or weight.shape
+    rows = layer.weight.detach().flatten(1)
+    plain = fake_quantize_rows(layer.weight, 2)
+    if rule == "minmax":
+        assert torch.equal(layer.quantized_weight(), plain)
+        return
+    low, high = quantizer.pnorm_range(rows, None, 2)
+    expected = fake_quantize(layer.weight, *affine_parameters(low, high, 2), 2)
+    assert torch.equal(layer.quantized_weight(), expected)
+    errors = [(q - layer.weight).abs().pow(quantizer.PNORM).sum() for q in (expected, plain)]
+    assert errors[0] < errors[1]
+    assert torch.isfinite(student(x)).all()
+
+
+def test_learned_scales_are_parameters_beside_the_weights(functional_net):
+    student, x = chosen(functional_net, "learned", weight_ranges="learned")
+    scales = quantizer.learned_scales(student)
+    assert len(scales) == len(uses(student)) + len(quantizer.quantized_layers(student))
+    gradients = torch.autograd.grad(student(x).square().sum(), scales)
+    assert all(g.isfinite().all() for g in gradients)
+    assert sum(bool(g.any()) for g in gradients) > len(gradients) / 2  # some uses see no error
+    assert effective_bits(student, x) == effective_bits(chosen(functional_net, "ema")[0], x)
+    with torch.no_grad():
+        for scale in scales:
+            scale.mul_(-1)  # never a grid that is upside down
+    assert torch.isfinite(student(x)).all()
+    assert quantizer.learned_scales(quantize_model(functional_net)) == []
+
+
+@pytest.mark.parametrize("rule", quantizer.CHOSEN)
+def test_a_chosen_range_survives_its_state(functional_net, rule):
+    student, x = chosen(functional_net, rule, weight_ranges=rule)
+    again = quantize_model(functional_net, ranges=rule, weight_ranges=rule)
+    again.load_state_dict(student.state_dict())
+    freeze_ranges(again)
+    assert torch.equal(again(x), student(x))

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError, UsageError
 from akt_lab.graph import trace
-from akt_lab.quantizer import QUANTIZED, ActivationQuantizer, affine_parameters
+from akt_lab.quantizer import QUANTIZED, ActivationQuantizer
 
 
 def soft_round(x: Tensor, sharpness: float) -> Tensor:
@@ -58,7 +58,7 @@ class _SmoothWeight:
     """Mixed into a quantized layer: its weight on a frozen grid, rounded softly."""
 
     def quantized_weight(self: Any) -> Tensor:
-        grid = self.scale, self.zero_point, self.weight_bits
+        grid = self.fixed_scale, self.fixed_zero, self.weight_bits
         return soft_quantize(self.weight, *grid, self.sharpness)
 
 
@@ -66,8 +66,7 @@ class _SmoothActivation(ActivationQuantizer):
     sharpness: float
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = affine_parameters(self.low, self.high, self.bits)
-        return soft_quantize(x, *grid, self.bits, self.sharpness)
+        return soft_quantize(x, *self.grid(), self.bits, self.sharpness)
 
 
 SMOOTH: dict[type, type] = {
@@ -102,10 +101,9 @@ def smooth_student(student: nn.Module, sharpness: float = 0.5) -> fx.GraphModule
 
 
 def _freeze_grid(layer: Any, sharpness: float) -> None:
-    low, high = layer.weight.detach().flatten(1).aminmax(dim=1)
-    scale, zero_point = affine_parameters(low, high, layer.weight_bits)
-    layer.register_buffer("scale", scale, persistent=False)
-    layer.register_buffer("zero_point", zero_point, persistent=False)
+    scale, zero_point = layer.grid()
+    layer.register_buffer("fixed_scale", scale.detach(), persistent=False)
+    layer.register_buffer("fixed_zero", zero_point, persistent=False)
     layer.__class__, layer.sharpness = SMOOTH[type(layer)], sharpness
 
 

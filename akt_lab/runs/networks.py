@@ -22,6 +22,7 @@ from akt_lab.methods import get_method
 from akt_lab.quantizer import (
     ActivationQuantizer,
     activations_in_float,
+    learned_scales,
     quantize_model,
     quantized_activations,
     quantized_layers,
@@ -51,10 +52,15 @@ def prepare(
     generator = _image_source(teacher, bench, settings, progress, make_bar)
     generator.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     adam = None
-    if weights := list(generator.parameters()):
-        adam = torch.optim.Adam(weights, settings.generator_lr, betas=(0.5, 0.999), fused=True)
+    if of_generator := list(generator.parameters()):
+        adam = torch.optim.Adam(of_generator, settings.generator_lr, betas=(0.5, 0.999), fused=True)
+    scales = learned_scales(student)
+    weights = [w for w in student.parameters() if all(w is not scale for scale in scales)]
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if scales:
+        groups += [{"params": scales, "lr": settings.range_lr, "weight_decay": 0.0}]
     sgd = torch.optim.SGD(
-        student.parameters(),
+        groups,
         settings.student_lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
@@ -130,6 +136,7 @@ def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.
         first_bits=settings.first_bits,
         last_bits=settings.last_bits,
         ranges=settings.ranges,
+        weight_ranges=settings.weight_ranges,
         gradient=settings.gradient,
     )
     teacher = trace(bench.teacher)

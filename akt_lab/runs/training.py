@@ -17,7 +17,7 @@ from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
 from akt_lab.losses import Terms, kd_loss
-from akt_lab.quantizer import effective_bits, freeze_ranges
+from akt_lab.quantizer import CHOSEN, effective_bits, freeze_ranges
 from akt_lab.runs import found
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
@@ -192,23 +192,21 @@ def _check_finite(row: dict[str, float]) -> None:
 
 def _set_rates(training: Training) -> None:
     """Both learning rates fall to a tenth at every milestone."""
-    s = training.settings
-    factor = 0.1 ** sum(training.epoch >= milestone for milestone in s.milestones)
-    for optimizer, rate in (
-        (training.generator_optimizer, s.generator_lr),
-        (training.student_optimizer, s.student_lr),
-    ):
+    factor = 0.1 ** sum(training.epoch >= m for m in training.settings.milestones)
+    for optimizer in (training.generator_optimizer, training.student_optimizer):
         for group in optimizer.param_groups if optimizer else ():
-            group["lr"] = rate * factor
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
     """Freeze the ranges after the warm-up, evaluate, and move on to the next epoch."""
     was_warming_up = training.warming_up
     training.epoch += 1
-    if was_warming_up and training.epoch == training.settings.warmup_epochs:
-        freeze_ranges(training.student)
+    if was_warming_up and not training.warming_up:
+        _freeze_ranges(training)
         training.holdout = _draw_holdout(training)
+    elif training.epoch in training.settings.range_epochs:
+        _freeze_ranges(training)
     last = training.epoch == training.settings.epochs
     due = training.epoch % training.settings.eval_every == 0
     if not training.warming_up and (last or due):
@@ -272,12 +270,30 @@ def judge(bench: Bench, progress: bool = False) -> float:
     return accuracy
 
 
+def _freeze_ranges(training: Training) -> None:
+    """Where the rule is one that chooses, it does so by images that nothing else sees."""
+    images = None
+    if training.settings.ranges in CHOSEN:
+        images = _draw(training, HOLDOUT, training.settings.seed + 2)
+        images = images[: _at_once(images.shape[-1])]
+    with training.autocast:
+        freeze_ranges(training.student, images)
+
+
 def _draw_holdout(training: Training) -> Tensor:
     """Synthetic images for choosing without labels, the same for every student of one generator."""
-    source, rng = training.generator, torch.Generator().manual_seed(training.settings.seed + 1)
+    source = training.generator
+    if isinstance(source, ImagePool) and len(source.held_out):
+        return source.held_out
+    return _draw(training, HOLDOUT, training.settings.seed + 1)
+
+
+def _draw(training: Training, count: int, seed: int) -> Tensor:
+    """Synthetic images as the student gets them; the training's own random state stays."""
+    source, rng = training.generator, torch.Generator().manual_seed(seed)
     if isinstance(source, ImagePool):
-        return source.held_out if len(source.held_out) else source.draw(HOLDOUT, rng)[0]
-    noise = [part.split(_at_once(4 * source.start)) for part in source.draw(HOLDOUT, rng)]
+        return source.draw(count, rng)[0]
+    noise = [part.split(_at_once(4 * source.start)) for part in source.draw(count, rng)]
     source.eval()
     with torch.no_grad():
         images = torch.cat([source(z, y) for z, y in zip(*noise, strict=True)])
