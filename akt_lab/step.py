@@ -59,7 +59,7 @@ class Training:
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     @property
-    def weights(self) -> list[Tensor]:
+    def weights(self) -> list[nn.Parameter]:
         """The student's, in the order of its optimiser; learned scales come last."""
         return [w for group in self.student_optimizer.param_groups for w in group["params"]]
 

@@ -163,7 +163,7 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
     # TLS, with credentials that nobody else has: who shares the machine could give it work.
     alone = {"silence_logs": SILENT, "dashboard_address": None, "security": True}
     # Without its pages the scheduler has a server of metrics still: at a port that is free.
-    alone["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}
+    metrics = {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     settings = {
         "distributed.scheduler.worker-saturation": 1.0,  # none waits at a worker
         "distributed.deploy.lost-worker-timeout": "1 day",  # `Here` looks after them
@@ -172,7 +172,7 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
         _main_of(with_main),
         _without_tracebacks(),
         dask.config.set(settings),
-        LocalCluster(n_workers=0, **small, **alone) as cluster,
+        LocalCluster(n_workers=0, **small, **alone, **metrics) as cluster,
         Client(cluster) as client,
     ):
         crew = Here(client, say, cluster, workers)
