@@ -26,9 +26,12 @@ from akt_lab.quantizer import (
     ActivationQuantizer,
     affine_parameters,
     fake_quantize,
+    histogram,
+    pnorm_range,
 )
 
-LIVE = "per_channel_dynamic"
+LIVE, CHOSEN = "per_channel_dynamic", "pnorm"
+RULES = tuple(rule for rule in RANGES if rule != "learned")  # which begins as `pnorm`
 BATCHES, IMAGES = 20, 32  # that the ranges are observed on; fewer of a small bench
 ROWS, EACH = 64, 128  # of the values that are shown: channels, and numbers of each
 CLIPS = np.round(np.linspace(0.05, 1.2, 24), 2)
@@ -42,7 +45,8 @@ class Values:
     Attributes:
         name: what they are.
         rows: (R, n), a row a channel.
-        ranges: by rule, (20, 2): low and high after each batch; (R, 2) for live ranges.
+        ranges: by rule, (20, 2): low and high after each batch; (R, 2) for live ranges; not those
+            of `pnorm`, which depend on the bits.
         size: how many numbers one range covers; a row's for live ranges.
     """
 
@@ -130,9 +134,9 @@ def _values(name: str, batches: list[Tensor]) -> Values:
     last = batches[-1]
     chosen = torch.linspace(0, len(last) - 1, min(ROWS, len(last))).long()
     step = max(1, last.shape[1] // EACH)
-    found = {rule: _observed(rule, batches) for rule in RANGES if rule != LIVE}
+    found = {rule: _observed(rule, batches) for rule in RULES if rule not in (LIVE, CHOSEN)}
     found[LIVE] = torch.stack(last.aminmax(dim=1), dim=1)[chosen]
-    size = dict.fromkeys(RANGES, last.numel()) | {LIVE: last.shape[1]}
+    size = dict.fromkeys(RULES, last.numel()) | {LIVE: last.shape[1]}
     return Values(name, last[chosen, ::step], found, size)
 
 
@@ -151,13 +155,16 @@ def look(values: Values, bits: int, rule: str, seen: int, clip: float, gradient:
     Args:
         values: from `layer_values`.
         bits: 2 to 8.
-        rule: how the range is found, one of `RANGES`.
-        seen: after how many batches, 1 to 20.
+        rule: how the range is found, one of `RULES`.
+        seen: after how many batches, 1 to 20; `pnorm` chooses by the numbers that are shown.
         clip: what the range is then multiplied by.
         gradient: straight-through rule, one of `GRADIENTS`.
     """
     live = rule == LIVE
-    ends = values.ranges[rule] if live else values.ranges[rule][seen - 1]
+    if rule == CHOSEN:
+        ends = torch.cat(pnorm_range(*histogram(values.rows), bits))
+    else:
+        ends = values.ranges[rule] if live else values.ranges[rule][seen - 1]
     rounded = partial(_rounded, values.rows, ends, bits)
     x_hat = rounded(clip)
     one = ends[int((ends[:, 1] - ends[:, 0]).argmax())] if live else ends  # whose grid is drawn
@@ -270,13 +277,14 @@ def quantizer_playground(bench: Bench | None = None) -> Explorer:
         "layer": menu("layer", layers, layers[len(layers) // 2], "which convolution"),
         "bits": slider("bits", range(MIN_BITS, MAX_BITS + 1), 3, "of each number"),
         "clip": slider("clip", [float(c) for c in CLIPS], 1.0, "the range is multiplied by it"),
-        "rule": menu("range rule", RANGES, "ema", "how the range is found"),
+        "rule": menu("range rule", RULES, "ema", "how the range is found"),
         "seen": slider("batches seen", range(1, BATCHES + 1), 10, "how many the rule has observed"),
         "gradient": menu("gradient rule", GRADIENTS, "identity", "straight-through"),
     }
 
     def follow() -> None:
-        controls["seen"].disabled = controls["rule"].value == LIVE  # they are of each image anew
+        # These are of each image anew, or of the numbers that are shown.
+        controls["seen"].disabled = controls["rule"].value in (LIVE, CHOSEN)
 
     def shown(kind: str, layer: str, **grid: Any) -> Shown:
         return show(look(values(layer, kind), **grid))

@@ -55,6 +55,16 @@ def test_the_faulty_range_runs_away_and_live_ranges_cost_bits(digits):
     assert 0 < at("per_channel_dynamic").used <= 3  # of each row's own grid
 
 
+def test_the_chosen_range_is_that_of_the_bits_and_needs_no_other_clip(digits):
+    values = playground.layer_values(digits, "unit2.body.3", "activations")
+    views = [playground.look(values, bits, "pnorm", 1, 1.0, "identity") for bits in (2, 4, 8)]
+    assert all(view.error < 1.2 * view.errors.min() for view in views)  # squares, not p = 2.4
+    beyond = [view.beyond for view in views]
+    assert beyond[0] > beyond[1] > beyond[2]
+    assert playground.look(values, 2, "minmax", 20, 1.0, "identity").error > views[0].error
+    assert "learned" not in playground.RULES  # needs a training
+
+
 def test_where_the_gradient_gets_through(digits):
     values = playground.layer_values(digits, "unit2.body.3", "weights")
     open_, closed = (playground.look(values, 3, "ema", 1, 0.5, g) for g in ("identity", "clipped"))

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -6,7 +7,8 @@ import torch
 
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
-from akt_lab.quantizer import freeze_ranges
+from akt_lab.methods import get_method
+from akt_lab.quantizer import CHOSEN, ActivationQuantizer, freeze_ranges, learned_scales
 from akt_lab.runs import folder, networks, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
@@ -149,3 +151,73 @@ def test_what_stays_in_float_is_said_and_recorded(digits, tmp_path, monkeypatch,
         said = "stays in float: positions, embedding.weight\n"
         assert (said in capsys.readouterr().err) == bool(names)
         assert run.record["float_weights"] == names
+
+
+# ---- chosen and learned ranges ------------------------------------------------------------------
+
+
+def quantizers(student):
+    return [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+
+
+@pytest.mark.parametrize("method", ["ptq", "zeroq", "adadfq", "hast"])
+def test_ranges_are_chosen_at_the_end_of_the_warm_up(digits, method):
+    few = {"pool": 32, "pool_steps": 3} if get_method(method).pool else {}
+    plain, chosen = (
+        train(digits, Settings(method=method, ranges=rule, **SMALL, **few), progress=False)
+        for rule in ("ema", "pnorm")
+    )
+    pairs = list(zip(quantizers(plain.student), quantizers(chosen.student), strict=True))
+    assert all(b.chosen and not b.observing for _, b in pairs)
+    assert sum(bool(b.high - b.low < a.high - a.low) for a, b in pairs) > len(pairs) / 2
+    assert torch.equal(plain.holdout, chosen.holdout)  # which is not what they are chosen by
+
+
+def test_learned_scales_have_their_own_rate_and_no_decay(digits):
+    settings = Settings(method="adadfq", ranges="learned", weight_ranges="learned",
+                        range_lr=0.5, milestones=(2,), **SMALL)  # fmt: skip
+    run = train(digits, settings, progress=False)
+    weights, scales = run.student_optimizer.param_groups
+    assert (weights["lr"], scales["lr"]) == pytest.approx((1e-5, 0.05))
+    assert (weights["weight_decay"], scales["weight_decay"]) == (1e-4, 0)
+    assert len(weights["params"]) + len(scales["params"]) == len([*run.student.parameters()])
+    still = train(digits, replace(settings, range_lr=1e-12), progress=False)
+    moved = zip(learned_scales(run.student), learned_scales(still.student), strict=True)
+    assert sum(not torch.equal(a, b) for a, b in moved) > len(scales["params"]) / 2
+
+
+def test_ranges_are_chosen_again_where_asked(digits):
+    once, again = (
+        train(digits, Settings(method="adadfq", ranges="pnorm", range_epochs=epochs,
+                               **{**SMALL, "student_lr": 1e-3}), progress=False)
+        for epochs in ((), (2,))
+    )  # fmt: skip
+    pairs = zip(quantizers(once.student), quantizers(again.student), strict=True)
+    assert any(not torch.equal(a.high, b.high) for a, b in pairs)
+
+
+@pytest.mark.parametrize("rule", CHOSEN)
+def test_a_run_with_chosen_ranges_goes_on_to_the_same_bits(digits, tmp_path, rule):
+    settings = Settings(method="adadfq+akt", ranges=rule, weight_ranges=rule, **SMALL)
+    whole = train(digits, settings, progress=False)
+    run = Run.create(tmp_path / "run")
+    ends = {"n": 0}
+
+    def stop(*_):
+        ends["n"] += 1
+        if ends["n"] == 2:
+            raise KeyboardInterrupt
+
+    save = training.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "save", lambda t, r: (save(t, r), stop()))
+        with pytest.raises(KeyboardInterrupt):
+            train(digits, settings, run, progress=False)
+    resumed = train(digits, settings, run, progress=False)
+    for (name, a), b in zip(
+        whole.student.state_dict().items(), resumed.student.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    loaded, _ = load_student(run, digits)
+    x = digits.normalise(digits.images[:8])
+    assert torch.equal(loaded(x), resumed.student(x))
