@@ -175,11 +175,11 @@ def make_student(teacher: nn.Module, case: Case, images: Sequence[Batch]) -> nn.
 def observe(student: nn.Module, images: Iterable[Batch]) -> nn.Module:
     """The student, its ranges observed on `images` and frozen; live ones need no images."""
     if any(isinstance(m, ActivationQuantizer) and m.observing for m in student.modules()):
-        x = None
+        seen = [x for x, _ in images]
         with torch.no_grad():
-            for x, _ in images:
+            for x in seen:
                 student(x)
-        freeze_ranges(student, x)
+        freeze_ranges(student, torch.cat(seen) if seen else None)
     return student
 
 
