@@ -176,7 +176,7 @@ def bns_loss(statistics: Iterable[BatchNormStatistics]) -> Tensor:
     if not losses:
         raise AktError(
             "the teacher has no batch norm whose statistics the images could match: "
-            "these methods need one"
+            "images made from a teacher need one"
         )
     return torch.stack(losses).mean()
 
@@ -225,6 +225,16 @@ def hast_image_terms(
     """HAST (CVPR 2023): BNS + 10 mean[(1 - p_y)^2 CE(t, y)], which dwells on the hard images."""
     ce = F.cross_entropy(t, y, reduction="none")
     return {"bns": bns_loss(statistics), "hard_ce": 10 * ((1 - (-ce).exp()) ** 2 * ce).mean()}
+
+
+def common_image_terms(
+    t: Tensor, s: Tensor | None, y: Tensor, statistics: Sequence[BatchNormStatistics]
+) -> Terms:
+    """HAST's terms with ZeroQ's statistics in place of HAST's: images that neither of them makes.
+
+    MSE of means and standard deviations before every batch norm + 10 mean[(1 - p_y)^2 CE(t, y)]
+    """
+    return hast_image_terms(t, s, y, statistics) | zeroq_image_terms(t, s, y, statistics)
 
 
 # ---- common -------------------------------------------------------------------------------------

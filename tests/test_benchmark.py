@@ -1,11 +1,26 @@
+import importlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from torchvision import models
+
+from akt_lab.benches import BenchSpec, load_bench
+from akt_lab.runs import agreement
+from akt_lab.runs.folder import Run
+from akt_lab.runs.jobs import Job, do
+from akt_lab.runs.training import evaluate
+from akt_lab.settings import Settings
+from tests.conftest import SMALL, fake_run
+from tests.faults import brought
 
 STEP = Path(__file__).parents[1] / "benchmarks" / "step.py"
 
@@ -57,3 +72,103 @@ def test_every_classification_model_has_its_row():
     assert (table[right]["control"] < 1e-4).all()
     assert (table[right]["layers"] > 0).all()
     assert table[~right]["layers"].isna().all()
+
+
+# ---- the common pool ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """The script as a module, with a pool of few images in few steps."""
+    monkeypatch.setenv("AKT_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(agreement, "COMMON", 8)
+    monkeypatch.setattr(agreement, "COMMON_STEPS", 2)
+    monkeypatch.syspath_prepend(STEP.parent)
+    return importlib.import_module("common_pool")
+
+
+def photographs(folder, seed):
+    rng = np.random.default_rng(seed)
+    for name, brightness in (("cat", 60), ("dog", 120)):
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 100, (8, 8, 3)) + brightness
+            Image.fromarray(pixels.astype("u1")).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A bench's spec, and its runs at three bit-widths, among others that cannot be judged."""
+    data, weights = photographs(tmp_path / "test", 0), tmp_path / "w.pth"
+    torch.save(brought.tiny().state_dict(), weights)
+    own = {"bench": None, "teacher": "tests.faults.brought:tiny", "weights": str(weights)}
+    spec = BenchSpec(**own, data=str(data), mean=(0.5,) * 3, std=(0.25,) * 3)
+    bench = load_bench(spec, progress=False)
+    for bits in (2, 4, 8):
+        settings = Settings(method="ptq", weight_bits=bits, act_bits=bits, **SMALL)
+        job = Job(settings, spec, tmp_path / "runs" / f"of-{bits}")
+        do(job, Run.create(job.folder), bench, 50.0, progress=False)
+    fake_run(tmp_path / "runs" / "stopped", status="stopped")
+    fake_run(tmp_path / "runs" / "of-digits")
+    return spec
+
+
+def test_a_row_for_each_run_that_ended_and_none_twice(script, made, tmp_path, capsys, monkeypatch):
+    tune, out = photographs(tmp_path / "tune", 1), tmp_path / "new" / "common.csv"
+    command = [str(tmp_path / "runs"), "--data", str(tune), "--out", str(out), "--device", "cpu"]
+    script.main(command)
+    table, said = pd.read_csv(out), capsys.readouterr().out
+    assert list(table["run"]) == ["of-2", "of-4", "of-8"]
+    assert "stopped is left out: its status is 'stopped'" in said
+    assert "of-digits is left out: --bench digits has its own" in said
+    assert re.search(r" all +3 ", said)
+    assert table["student"].nunique() == 3
+
+    bench = load_bench(BenchSpec(**made.to_dict() | {"data": str(tune)}), progress=False)
+    images = agreement.common_pool(bench)
+    for row in table.to_dict("records"):
+        run = Run(tmp_path / "runs" / row["run"])
+        student, _ = script.load_student(run, bench)
+        expected = agreement.common_kl(student, bench.teacher, images)
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+        assert row["accuracy"] == evaluate(student, bench)
+        assert row["synthetic_kl"] == run.record["evaluations"][-1]["synthetic_kl"]
+        bits = f"{run.settings.weight_bits}w{run.settings.act_bits}a"
+        assert (row["method"], row["bits"], row["ranges"]) == ("ptq", bits, "ema")
+
+    shutil.copytree(tmp_path / "runs" / "of-4", tmp_path / "runs" / "of-4-again")
+    judged, new = script.judged, []
+    monkeypatch.setattr(script, "judged", lambda run, *on: new.append(run) or judged(run, *on))
+    script.main(command)
+    assert [run.folder.name for run in new] == ["of-4-again"]
+    pd.testing.assert_frame_equal(pd.read_csv(out)[:3], table)
+
+
+def test_evaluation_images_judge_nothing_else(script, made, tmp_path, capsys):
+    copy = shutil.copytree(made.data, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(made.data)
+    out = tmp_path / "common.csv"
+    for data in (Path(made.data), copy, tmp_path / "link"):
+        with pytest.raises(SystemExit, match=r"--data .*of-2 was evaluated on these images"):
+            script.main([str(tmp_path / "runs"), "--data", str(data), "--out", str(out)])
+    assert not out.exists()
+    with pytest.raises(SystemExit, match="no such folder"):
+        script.main([str(tmp_path / "runs"), "--data", str(tmp_path / "none")])
+
+
+def test_rank_correlations_by_hand(script):
+    """In each method the own KL orders by accuracy, and not across methods, as the common one."""
+    rows = [
+        {"bench": "b", "pool": "p", "data": "d", "bits": "3w3a", "label": label, "accuracy": str(a),
+         "common_kl": str(100 - a), "synthetic_kl": str(scale * (100 - a))}
+        for label, scale, accuracies in (("gdfq", 1, (70, 71, 72)), ("hast", 9, (80, 81, 82)))
+        for a in accuracies
+    ]  # fmt: skip
+    other = {**rows[0], "bits": "4w4a", "data": "others"}  # nothing to compare it with
+    table = script.correlations(pd.DataFrame([*rows, other])).set_index("runs")
+    assert list(table.index) == ["all", "3w3a", "gdfq", "hast"]
+    assert list(table["number"]) == [6, 6, 3, 3]
+    assert (table["common_kl"] == 1).all()
+    assert list(table.loc[["gdfq", "hast"], "synthetic_kl"]) == [1, 1]
+    assert table.loc["all", "synthetic_kl"] < 0

@@ -206,6 +206,7 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> None:
         return
     width = max(map(len, result))
     for name, value in result.items():
-        percent = name.endswith("accuracy") and value is not None
+        percent = name.endswith(("accuracy", "agreement")) and value is not None
         shown = f"{value:.2f}%" if percent else value
+        shown = f"{value:.4g} nats" if name.endswith("_kl") else shown
         print(f"{name.replace('_', ' '):{width}}  {shown}")

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
-from akt_lab.benches.bench import EVALUATION_PIXELS
 from akt_lab.benches.fit import check_logits
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
-from akt_lab.losses import Terms, kd_loss
+from akt_lab.losses import Terms
 from akt_lab.quantizer import CHOSEN, effective_bits, freeze_ranges
 from akt_lab.runs import found
+from akt_lab.runs.agreement import agreement, at_once
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.networks import HOLDOUT, prepare
@@ -275,7 +275,7 @@ def _freeze_ranges(training: Training) -> None:
     images = None
     if training.settings.ranges in CHOSEN:
         images = _draw(training, HOLDOUT, training.settings.seed + 2)
-        images = images[: _at_once(images.shape[-1])]
+        images = images[: at_once(images.shape[-1])]
     with training.autocast:
         freeze_ranges(training.student, images)
 
@@ -293,7 +293,7 @@ def _draw(training: Training, count: int, seed: int) -> Tensor:
     source, rng = training.generator, torch.Generator().manual_seed(seed)
     if isinstance(source, ImagePool):
         return source.draw(count, rng)[0]
-    noise = [part.split(_at_once(4 * source.start)) for part in source.draw(count, rng)]
+    noise = [part.split(at_once(4 * source.start)) for part in source.draw(count, rng)]
     source.eval()
     with torch.no_grad():
         images = torch.cat([source(z, y) for z, y in zip(*noise, strict=True)])
@@ -301,22 +301,11 @@ def _draw(training: Training, count: int, seed: int) -> Tensor:
     return images
 
 
-@torch.inference_mode()
 def _agreement(training: Training) -> dict[str, float]:
     """How close the student is to the teacher on the held-out synthetic images: no labels."""
     assert training.holdout is not None
-    parts = training.holdout.split(_at_once(training.holdout.shape[-1]))
-    networks = training.student, training.teacher
-    s, t = (torch.cat([network(part) for part in parts]) for network in networks)
-    return {
-        "synthetic_kl": kd_loss(s, t, temperature=1.0).item(),
-        "synthetic_agreement": 100 * (s.argmax(1) == t.argmax(1)).float().mean().item(),
-    }
-
-
-def _at_once(size: int) -> int:
-    """How many images of `size` x `size` a network runs on: all of the hold-out up to 84 pixels."""
-    return max(1, EVALUATION_PIXELS // size**2)
+    kl, same = agreement(training.student, training.teacher, training.holdout)
+    return {"synthetic_kl": kl, "synthetic_agreement": same}
 
 
 def summary(training: Training) -> dict[str, float]:

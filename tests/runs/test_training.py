@@ -9,7 +9,7 @@ from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
 from akt_lab.quantizer import CHOSEN, ActivationQuantizer, freeze_ranges, learned_scales
-from akt_lab.runs import folder, networks, training
+from akt_lab.runs import agreement, folder, networks, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.training import evaluate, train
@@ -136,7 +136,7 @@ def test_a_large_hold_out_is_drawn_and_judged_in_parts(digits, monkeypatch):
     run.holdout = whole = training._draw_holdout(run)
     expected = training._agreement(run)
     assert counted == [256] * 3
-    monkeypatch.setattr(training, "EVALUATION_PIXELS", 100 * digits.image_size**2)
+    monkeypatch.setattr(agreement, "EVALUATION_PIXELS", 100 * digits.image_size**2)
     run.holdout = training._draw_holdout(run)
     torch.testing.assert_close(run.holdout, whole)
     assert training._agreement(run) == pytest.approx(expected, rel=1e-3)
