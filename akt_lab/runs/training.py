@@ -85,6 +85,7 @@ def train(
             if run:
                 _record_failure(training, run, error)
             raise
+    training.student = training.judged
     if run:
         made = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         save_tensors(run / STUDENT, training.student.state_dict(), made)
@@ -190,10 +191,23 @@ def _check_finite(row: dict[str, float]) -> None:
         )
 
 
+def rate_factor(s: Settings, epoch: int) -> float:
+    """What both learning rates are multiplied by in an epoch, of a run with settings `s`.
+
+    `steps`: a tenth for each milestone that is behind. `cosine`: 1 in the warm-up, then
+    (1 + cos(pi e/E)) / 2 in the e-th of E epochs, from 0 on (SGDR, arXiv 1608.03983, without
+    restarts): all of an epoch's steps have one rate, and the last epoch's is not yet 0.
+    """
+    if s.schedule == "steps":
+        return 0.1 ** sum(epoch >= milestone for milestone in s.milestones)
+    done = max(0, epoch - s.warmup_epochs) / max(1, s.epochs - s.warmup_epochs)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
 def _set_rates(training: Training) -> None:
-    """Both learning rates fall to a tenth at every milestone."""
+    """Of generator and student, for this epoch."""
     s = training.settings
-    factor = 0.1 ** sum(training.epoch >= milestone for milestone in s.milestones)
+    factor = rate_factor(s, training.epoch)
     for optimizer, rate in (
         (training.generator_optimizer, s.generator_lr),
         (training.student_optimizer, s.student_lr),
@@ -212,7 +226,7 @@ def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
     last = training.epoch == training.settings.epochs
     due = training.epoch % training.settings.eval_every == 0
     if not training.warming_up and (last or due):
-        scores = {"epoch": training.epoch, "accuracy": evaluate(training.student, bench)}
+        scores = {"epoch": training.epoch, "accuracy": evaluate(training.judged, bench)}
         scores |= _agreement(training)
         training.evaluations.append(scores)
         row |= {name: value for name, value in scores.items() if name != "epoch"}
@@ -290,7 +304,7 @@ def _agreement(training: Training) -> dict[str, float]:
     """How close the student is to the teacher on the held-out synthetic images: no labels."""
     assert training.holdout is not None
     parts = training.holdout.split(_at_once(training.holdout.shape[-1]))
-    networks = training.student, training.teacher
+    networks = training.judged, training.teacher
     s, t = (torch.cat([network(part) for part in parts]) for network in networks)
     return {
         "synthetic_kl": kd_loss(s, t, temperature=1.0).item(),
