@@ -231,9 +231,10 @@ def averaged_copy(student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def average_weights(training: Training) -> None:
-    """a <- d a + (1 - d) w after each of the student's steps, d `average`; a is its first w.
+    """Exponential moving average of the student's weights w: a <- d a + (1 - d) w, each step.
 
-    An exponential moving average, as of a teacher in Mean Teacher (arXiv 1703.01780).
+    d is the setting `average`, and a begins as what w is after the first step (Mean Teacher, arXiv
+    1703.01780, averages its teacher so).
     """
     if training.averaged is None:
         training.averaged = averaged_copy(training.student)
