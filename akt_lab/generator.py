@@ -26,16 +26,47 @@ class UpsampledConv2d(nn.Conv2d):
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
+class LowPass(nn.Module):
+    """A Gaussian low-pass filter of square images, as SynQ filters its own (ICLR 2025, eq. 4).
+
+    F^-1(G * F(x)), G(u, v) = exp(-D(u, v)^2 / (2 D0^2)), D the distance of the frequency (u, v)
+    from 0, in cycles an image. A Gaussian is separable, so it is x -> A x A^T with a circulant
+    A (S, S): no Fourier transform a step, and exact. A constant image is left as it is.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, image_size: int, cutoff: float) -> None:
+        """`cutoff` is D0, in cycles an image: the frequency whose amplitude falls to exp(-1/2)."""
+        super().__init__()
+        cycles = torch.arange(image_size // 2 + 1, dtype=torch.float64)
+        kernel = torch.fft.irfft((-((cycles / cutoff) ** 2) / 2).exp(), n=image_size)
+        place = torch.arange(image_size)
+        matrix = kernel[(place[:, None] - place) % image_size].float()
+        self.register_buffer("matrix", matrix, persistent=False)  # made anew from the settings
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, S, S) -> the same shape."""
+        filtered = self.matrix @ images @ self.matrix  # it is symmetric
+        return filtered.contiguous(memory_format=torch.channels_last)
+
+
 class Generator(nn.Module):
     """Images of given classes from noise, in the teacher's normalised input space.
 
     h = Emb(y) * z; Linear -> 128 x S/4 x S/4; BN; up 2; Conv3(128) BN LReLU(.2); up 2;
     Conv3(64) BN LReLU(.2); Conv3(channels); Tanh; BN without affine (arXiv 2003.03603).
-    The two hidden batch norms have the family's eps of 0.8.
+    The two hidden batch norms have the family's eps of 0.8. A `LowPass` may follow: teacher and
+    student then see filtered images, and the generator learns through the filter.
     """
 
     def __init__(
-        self, num_classes: int, image_size: int, channels: int, latent: int = LATENT
+        self,
+        num_classes: int,
+        image_size: int,
+        channels: int,
+        latent: int = LATENT,
+        low_pass: float = 0.0,
     ) -> None:
         """A generator of square images.
 
@@ -44,6 +75,7 @@ class Generator(nn.Module):
             image_size: height and width S in pixels, divisible by 4.
             channels: of the images: 1 for grey, 3 for colour.
             latent: length of the noise.
+            low_pass: the filter's cut-off in cycles an image; 0 for none.
 
         Raises:
             UsageError: if `image_size` is not a multiple of 4.
@@ -68,6 +100,7 @@ class Generator(nn.Module):
             nn.Conv2d(64, channels, 3, padding=1),
             nn.Tanh(),
             nn.BatchNorm2d(channels, affine=False),
+            *([LowPass(image_size, low_pass)] if low_pass else []),
         )
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:

@@ -123,9 +123,21 @@ def akt_loss(
     return total(akt_terms(kd, student_maps, teacher_maps, variant, alpha, lam))
 
 
-def gdfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:
-    """GDFQ (arXiv 2003.03603): CE(s, y) + T^2 KL(t || s)."""
-    return {"ce": F.cross_entropy(s, y), "kd": kd_loss(s, t, temperature)}
+def gdfq_student_terms(
+    s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0, min_confidence: float = 0.0
+) -> Terms:
+    """GDFQ (arXiv 2003.03603): CE(s, y) + T^2 KL(t || s).
+
+    With `min_confidence` CE is of the images whose class y the teacher gives at least that
+    probability, over the size of the whole batch; of harder ones the student learns the teacher's
+    soft labels alone (SynQ, ICLR 2025, eq. 6, whose threshold of difficulty is 1 less this).
+    """
+    kd = kd_loss(s, t, temperature)
+    if not min_confidence:
+        return {"ce": F.cross_entropy(s, y), "kd": kd}
+    confidence = t.softmax(dim=1).gather(1, y[:, None])[:, 0]  # (B,)
+    ce = F.cross_entropy(s, y, reduction="none")
+    return {"ce": torch.where(confidence >= min_confidence, ce, 0).mean(), "kd": kd}
 
 
 def adadfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:

@@ -27,6 +27,8 @@ class Method:
         pool: images optimised once, in the paper; 0 where a generator is trained beside the
             student.
         augment: whether images from the pool are cropped and flipped.
+        hard_labels: whether the student learns the images' classes, too; `student_terms` then takes
+            `min_confidence`.
         perturbation: size of the step uphill, at the images, of a second pass; 0 for none.
         sees_student: whether `image_terms` reads the student's logits.
         ranges: the rule for activation ranges.
@@ -44,6 +46,7 @@ class Method:
     map_terms: Callable[..., losses.Terms] | None = None
     pool: int = 0
     augment: bool = False
+    hard_labels: bool = False
     perturbation: float = 0.0
     sees_student: bool = False
     ranges: str = "ema"
@@ -78,6 +81,7 @@ _GDFQ = Method(
     batch_size=200,
     image_terms=losses.gdfq_generator_terms,
     student_terms=losses.gdfq_student_terms,
+    hard_labels=True,
 )
 _ADADFQ = Method(
     name="adadfq",

@@ -47,6 +47,7 @@ class OneOf:
 
 PRECISIONS = ("fp32", "bf16")
 PRESETS = ("paper", "code", "quick")
+SCHEDULES = ("steps", "cosine")
 COUNT = Numbers("at least 1", lambda number: number >= 1)
 RATE = Numbers("positive", lambda number: 0 < number < float("inf"))
 SHARE = Numbers("between 0 and 1", lambda number: 0 <= number <= 1)
@@ -89,11 +90,35 @@ class Settings:
     student_lr: Annotated[float, "the student's (SGD with Nesterov momentum)", RATE] = 0.0
     momentum: Annotated[float, "of the student's SGD", MOMENTUM] = 0.9
     weight_decay: Annotated[float, "of the student's SGD", WEIGHT] = 1e-4
+    schedule: Annotated[
+        str,
+        "how both rates fall: steps, at the milestones, or cosine, to 0 over the epochs after the "
+        "warm-up, once an epoch",
+        OneOf("settings.SCHEDULES"),
+    ] = "steps"
     milestones: Annotated[tuple[int, ...], "epochs where both rates fall x0.1", COUNT] = (
         100,
         200,
         300,
     )
+    average: Annotated[
+        float,
+        "decay a step of a moving average of the student's weights, which is then what is "
+        "evaluated and kept; 0 for none",
+        MOMENTUM,
+    ] = 0.0
+    low_pass: Annotated[
+        float,
+        "cut-off of a Gaussian low-pass filter on the synthetic images, in cycles an image (SynQ, "
+        "ICLR 2025); 0 for none",
+        WEIGHT,
+    ] = 0.0
+    min_confidence: Annotated[
+        float,
+        "probability that the teacher must give an image's class for the student to learn the "
+        "class, too, and not its soft label alone (SynQ); 0 for all images, as GDFQ",
+        SHARE,
+    ] = 0.0
     temperature: Annotated[float, "of the logit loss", TEMPERATURE] = 20.0
     variant: Annotated[str, "of AKT: paper, code or published", OneOf("attention.VARIANTS")] = (
         "paper"
@@ -343,22 +368,18 @@ def _unread(settings: Settings) -> dict[str, str]:
         unread |= {"alpha": f"its variant is {settings.variant}"}
     if method.akt and settings.variant == "published":
         unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
-    if settings.milestones and min(settings.milestones) >= settings.epochs:
+    if not method.hard_labels:
+        unread |= {"min_confidence": "its student learns no hard labels"}
+    if settings.schedule == "cosine":
+        unread |= {"milestones": "its schedule is cosine"}
+    elif settings.milestones and min(settings.milestones) >= settings.epochs:
         unread |= {"milestones": f"it ends after {settings.epochs} epochs"}
     if "learned" not in (settings.ranges, settings.weight_ranges):
         unread |= {"range_lr": "its ranges are not learned"}
     if settings.ranges != "pnorm":
         unread |= {"range_epochs": f"its ranges are {settings.ranges}"}
     if not method.trains:
-        names = [
-            "range_lr",
-            "range_epochs",
-            "student_lr",
-            "temperature",
-            "gradient",
-            "momentum",
-            "weight_decay",
-            "compile",
-        ]
+        names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
+        names += ["schedule", "average", "min_confidence", "range_lr", "range_epochs"]
         unread |= dict.fromkeys(names, "it trains no student")
     return unread

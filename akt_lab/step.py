@@ -9,6 +9,7 @@ student's loss   -> student's step
 Methods with a pool of ready images (HAST) draw x, y from it, and only the student learns.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ class Training:
     seconds: float = 0.0
     watch: bool = False
     compiled: Callable[[Tensor, Tensor], Step] | None = None
+    averaged: nn.Module | None = None
 
     @property
     def method(self) -> Method:
@@ -62,6 +64,14 @@ class Training:
     def weights(self) -> list[nn.Parameter]:
         """The student's, in the order of its optimiser; learned scales come last."""
         return [w for group in self.student_optimizer.param_groups for w in group["params"]]
+
+    @property
+    def judged(self) -> nn.Module:
+        """The student that is evaluated and kept: with averaged weights, where they are asked for.
+
+        The student itself before its first step.
+        """
+        return self.student if self.averaged is None else self.averaged
 
     @property
     def warming_up(self) -> bool:
@@ -99,7 +109,8 @@ def distillation_terms(
     """The method's own terms, joined by refined feature distillation where AKT asks for it."""
     method, settings = training.method, training.settings
     maps = [m.float() for m in student_maps.values()], [m.float() for m in teacher_maps.values()]
-    own = method.student_terms(s, t, y, settings.temperature)  # type: ignore[misc]
+    asked = {"min_confidence": settings.min_confidence} if method.hard_labels else {}
+    own = method.student_terms(s, t, y, settings.temperature, **asked)  # type: ignore[misc]
     if method.map_terms:
         own |= method.map_terms(*maps)
     if not settings.uses_features:
@@ -210,6 +221,30 @@ def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Gradients) -> N
     optimizer.zero_grad(set_to_none=True)
 
 
+def averaged_copy(student: nn.Module) -> nn.Module:
+    """A student whose weights will be averages; its ranges stay `student`'s own, the same tensors.
+
+    >>> norm = nn.BatchNorm2d(1)
+    >>> averaged_copy(norm).running_mean is norm.running_mean
+    True
+    """
+    same = {id(buffer): buffer for buffer in student.buffers()}
+    return copy.deepcopy(student, same).requires_grad_(False)
+
+
+@torch.no_grad()
+def average_weights(training: Training) -> None:
+    """Exponential moving average of the student's weights w: a <- d a + (1 - d) w, each step.
+
+    d is the setting `average`, and a begins as what w is after the first step (Mean Teacher, arXiv
+    1703.01780, averages its teacher so).
+    """
+    if training.averaged is None:
+        training.averaged = averaged_copy(training.student)
+    averages, weights = training.averaged.parameters(), training.student.parameters()
+    torch._foreach_lerp_(list(averages), list(weights), 1 - training.settings.average)
+
+
 def train_step(training: Training, z: Tensor, y: Tensor) -> Terms:
     """One step of the generator and, after the warm-up, of the student.
 
@@ -235,4 +270,6 @@ def train_step(training: Training, z: Tensor, y: Tensor) -> Terms:
         layers = {names[w]: g for w, g in pairs if g is not None and w.ndim > 1}
         terms |= {f"gradient/{name}": gradient.norm() for name, gradient in layers.items()}
     apply_gradients(training.student_optimizer, for_student)
+    if training.settings.average:
+        average_weights(training)
     return terms

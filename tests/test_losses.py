@@ -77,6 +77,23 @@ def test_gdfq_terms():
     assert generator["bns"].item() == pytest.approx(0.1 * losses.bns_loss(STATISTICS).item())
 
 
+def test_hard_labels_where_the_teacher_is_sure():
+    """The indicator of SynQ's equation 6: of an image that is left out, no CE, but its KL."""
+    sure = softmax(T.numpy(), axis=1)[np.arange(len(Y)), Y]
+    limit = float(np.sort(sure)[len(Y) // 2])  # that of an image itself: it is not left out
+    each = [cross_entropy(S.numpy()[i : i + 1], Y[i : i + 1]) for i in range(len(Y))]
+    expected = sum(ce for ce, p in zip(each, sure, strict=True) if p >= limit - 1e-7) / len(Y)
+    plain = losses.gdfq_student_terms(S, T, Y)
+    terms = losses.gdfq_student_terms(S, T, Y, min_confidence=limit - 1e-7)
+    assert terms["ce"].item() == pytest.approx(expected, rel=1e-5)
+    assert 0 < terms["ce"] < plain["ce"]
+    assert terms["kd"] == plain["kd"]
+    s = S.clone().requires_grad_()
+    losses.gdfq_student_terms(s, T, Y, min_confidence=limit - 1e-7)["ce"].backward()
+    assert [bool(g.any()) for g in s.grad] == [p >= limit - 1e-7 for p in sure]
+    assert losses.gdfq_student_terms(S, T, Y, min_confidence=1.0)["ce"] == 0
+
+
 def test_adadfq_generator_terms_against_numpy():
     t, s = T.numpy(), S.numpy()
     h = np.array([entropy(row) for row in softmax(t - s, axis=1)])

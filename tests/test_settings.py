@@ -89,6 +89,10 @@ def test_post_training_stops_after_its_warm_up():
         ({"momentum": -0.1}, "momentum must be at least 0, and less than 1"),
         ({"weight_decay": -1e-4}, "weight_decay must be 0 or more"),
         ({"last_maps": -1}, "last_maps must be 0 or more"),
+        ({"low_pass": -1.0}, "low_pass must be 0 or more"),
+        ({"average": 1.0}, "average must be at least 0, and less than 1"),
+        ({"min_confidence": 1.5}, "min_confidence must be between 0 and 1"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"lam": float("inf")}, "lam must be 0 or more"),
         ({"lam": float("nan")}, "lam must be 0 or more"),
         (
@@ -138,6 +142,12 @@ def test_the_papers_budgets():
         ({"method": "gdfq"}, "parts", "it has no AKT"),
         ({"method": "gdfq"}, "maps", "it has no AKT"),
         ({"method": "ptq"}, "student_lr", "it trains no student"),
+        ({"method": "ptq"}, "schedule", "it trains no student"),
+        ({"method": "zeroq"}, "average", "it trains no student"),
+        ({"method": "ptq"}, "min_confidence", "it trains no student"),
+        ({"method": "adadfq"}, "min_confidence", "its student learns no hard labels"),
+        ({"method": "hast"}, "min_confidence", "its student learns no hard labels"),
+        ({"method": "gdfq", "schedule": "cosine"}, "milestones", "its schedule is cosine"),
         ({"method": "hast"}, "generator_lr", "come from a pool"),
         ({"method": "gdfq"}, "pool_steps", "come from a generator"),
     ],
@@ -146,7 +156,7 @@ def test_settings_that_are_not_read_are_refused(values, given, words):
     with pytest.raises(UsageError, match=words):
         check_read([Settings(**values)], [given])
     check_read([Settings(**values)], ["weight_bits", "seed"])
-    others = [Settings(method=name) for name in ("hast+akt", "adadfq+akt")]
+    others = [Settings(method=name) for name in ("hast+akt", "adadfq+akt", "gdfq+akt")]
     check_read([Settings(**values), *others], [given])  # one run of a grid that reads it will do
 
 
@@ -160,7 +170,7 @@ def test_help_tells_every_name():
         for choice in (a for a in allowed if isinstance(a, OneOf)):
             assert all(name in about for name in choice.names)
             places.append(choice.place)
-    assert len(places) == 6
+    assert len(places) == 7
 
 
 NAMES = st.sampled_from([f.name for f in fields(Settings)]) | st.text(max_size=9)

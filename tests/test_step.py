@@ -169,15 +169,22 @@ def test_the_compiled_step_is_the_step(in_double):
 
 
 @pytest.mark.parametrize(
-    ("method", "variant"),
-    [("gdfq", "paper"), ("granq+akt", "paper"), ("hast", "paper"), ("hast+akt", "code")],
+    ("method", "variant", "more"),
+    [
+        ("gdfq", "paper", {}),
+        ("gdfq", "paper", {"low_pass": 3.0, "min_confidence": 0.2}),
+        ("granq+akt", "paper", {}),
+        ("hast", "paper", {}),
+        ("hast+akt", "code", {}),
+    ],
 )
-def test_every_kind_of_step_becomes_one_graph(digits, monkeypatch, method, variant):
+def test_every_kind_of_step_becomes_one_graph(digits, monkeypatch, method, variant, more):
     """Traced, and run as traced: what Inductor makes of it is tested above."""
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     run = past_warm_up(
-        digits, method=method, variant=variant, compile=True, lam=2.0 if "+" in method else None
-    )
+        digits, method=method, variant=variant, compile=True, lam=2.0 if "+" in method else None,
+        **more,
+    )  # fmt: skip
     z, y = run.generator.draw(8, run.rng)
     plain = losses_and_gradients(run, z.clone(), y)
     traced = step._gradients(run, z.clone(), y)
@@ -218,3 +225,50 @@ def test_lambda_is_the_paper_s_where_the_features_say_nothing():
     terms, silent = {"kd": weight.sum()}, {"spatial": 0 * weight.sum()}
     assert balanced_lambda(student, terms, silent) == 1.0
     assert balanced_lambda(student, terms, {"spatial": 4 * weight.sum()}) == pytest.approx(0.25)
+
+
+def test_averages_by_hand(digits):
+    """d a + (1 - d) w after each step, from the first step's weights on."""
+    run = past_warm_up(digits, method="gdfq", average=0.75, student_lr=1e-2)
+    assert run.judged is run.student
+    seen = []
+    for _ in range(3):
+        train_step(run, *run.generator.draw(32, run.rng))
+        seen.append(weights_of(run.student))
+    for average, *weights in zip(run.judged.parameters(), *seen, strict=True):
+        expected = weights[0]
+        for weight in weights[1:]:
+            expected = 0.75 * expected + 0.25 * weight
+        torch.testing.assert_close(average, expected, rtol=1e-5, atol=1e-7)
+    assert all(moved(weights_of(run.student), run.judged))
+    assert run.compiled is None
+    for mine, theirs in zip(run.judged.buffers(), run.student.buffers(), strict=True):
+        assert mine is theirs  # ranges, and the batch norms' statistics
+
+
+def test_averages_change_no_step(digits):
+    runs = [past_warm_up(digits, method="adadfq", average=decay) for decay in (0.0, 0.9)]
+    for run in runs:
+        for _ in range(2):
+            train_step(run, *run.generator.draw(32, run.rng))
+    assert not any(moved(weights_of(runs[0].student), runs[1].student))
+    assert runs[0].averaged is None
+
+
+def test_a_step_leaves_hard_labels_of_hard_images_out(digits):
+    ces = []
+    for confidence in (0.0, 0.5, 1.0):
+        run = past_warm_up(digits, method="gdfq", min_confidence=confidence)
+        ces.append(train_step(run, *run.generator.draw(32, run.rng))["student/ce"].item())
+    assert ces[0] > ces[1] >= ces[2]
+
+
+def test_teacher_and_student_see_filtered_images(digits):
+    run = past_warm_up(digits, method="adadfq", low_pass=2.0)
+    seen = []
+    for network in (run.teacher, run.student):
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    losses_and_gradients(run, *run.generator.draw(32, run.rng))
+    assert torch.equal(*seen)
+    spectrum = torch.fft.rfft2(seen[0]).abs()
+    assert spectrum[..., 8, 8].max() < 1e-3 * spectrum[..., 1, 1].max()

@@ -168,6 +168,8 @@ def reference() -> list[dict[str, str]]:
 
     `student_images` is the student's budget, batch x steps after the warm-up, where it is known;
     `rerun` says whether the AKT paper marks the number as its authors' own run of another method.
+    The first row of a cell is what its runs are compared with. Of methods that are not ours (SynQ,
+    PLF, TexQ) the numbers stand there to be read: no run has them beside it.
     """
     with (files("akt_lab.analysis") / "reference.csv").open() as file:
         return list(csv.DictReader(file))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from akt_lab.errors import AktError, DamagedError
 from akt_lab.files import (
@@ -27,9 +27,10 @@ from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs.folder import CHECKPOINT, PREVIOUS, Run, Scores, differences
 from akt_lab.runs.verified_json import misfits
 from akt_lab.speed import laid_out_as
-from akt_lab.step import Training
+from akt_lab.step import Training, averaged_copy
 
 NETWORKS = ("student", "generator")  # that learn
+AVERAGED = "averaged"  # the student whose weights are averages
 BEGIN_AGAIN = "begin another run, into another --out"
 OTHER_EPOCHS = "delete it, and the run's other epochs are shown"
 
@@ -48,7 +49,10 @@ class State(TypedDict, total=False):
 def save(training: Training, run: Run) -> None:
     """Write all of a training that changes into the run's checkpoint."""
     run.update_record(steps_saved=training.epoch * training.settings.steps)
-    tensors = {"rng": training.rng.get_state(), **_weights(training)}
+    tensors = {"rng": training.rng.get_state(), **_weights(training, training.student)}
+    if training.averaged is not None:
+        averages = training.averaged.state_dict()
+        tensors |= {f"{AVERAGED}.{name}": tensor for name, tensor in averages.items()}
     if training.holdout is not None:
         tensors["holdout"] = training.holdout
     for kind in NETWORKS:
@@ -76,7 +80,7 @@ def keep_epoch(training: Training, run: Run) -> None:
     except OSError as error:
         raise cannot_write(path.parent, error) from error
     remove_leftovers(path.parent)
-    save_tensors(path, _weights(training), {"epoch": training.epoch})
+    save_tensors(path, _weights(training, training.judged), {"epoch": training.epoch})
 
 
 def load_epoch(run: Run, epoch: int) -> dict[str, Tensor]:
@@ -91,9 +95,9 @@ def load_epoch(run: Run, epoch: int) -> dict[str, Tensor]:
     return load_tensors(run.epoch(epoch), OTHER_EPOCHS)[0]
 
 
-def _weights(training: Training) -> dict[str, Tensor]:
-    networks = [(kind, getattr(training, kind).state_dict()) for kind in NETWORKS]
-    return {f"{kind}.{name}": tensor for kind, net in networks for name, tensor in net.items()}
+def _weights(training: Training, student: nn.Module) -> dict[str, Tensor]:
+    networks = dict(zip(NETWORKS, (student, training.generator), strict=True))
+    return {f"{k}.{name}": t for k, net in networks.items() for name, t in net.state_dict().items()}
 
 
 def has_checkpoint(run: Run) -> bool:
@@ -178,6 +182,9 @@ def _take(training: Training, tensors: dict[str, Tensor], path: Path) -> None:
             _load_optimizer(optimizer, under(tensors, f"{kind}_optimizer."))
     if not training.warming_up:
         freeze_ranges(training.student)
+    if averages := under(tensors, f"{AVERAGED}."):
+        training.averaged = averaged_copy(training.student)
+        fill(training.averaged, averages, path, BEGIN_AGAIN)
 
 
 def put_back_record(run: Run, error: DamagedError) -> None:

@@ -14,7 +14,7 @@ from akt_lab.benches import Bench
 from akt_lab.benches.bench import cache_folder
 from akt_lab.errors import AktError
 from akt_lab.files import fill, load_tensors
-from akt_lab.generator import Generator
+from akt_lab.generator import Generator, LowPass
 from akt_lab.graph import batch_norms, map_layers, residual_bodies, trace
 from akt_lab.image_pool import ImagePool, load_pool
 from akt_lab.losses import LAMBDA
@@ -28,7 +28,7 @@ from akt_lab.quantizer import (
     quantized_layers,
     stays_in_float,
 )
-from akt_lab.runs.checkpoint import check_own, last_whole, load_epoch, under
+from akt_lab.runs.checkpoint import AVERAGED, check_own, last_whole, load_epoch, under
 from akt_lab.runs.folder import STUDENT, Run, check_made_with
 from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
@@ -182,7 +182,8 @@ def _image_source(
     if not method.pool:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            return Generator(bench.num_classes, bench.image_size, bench.channels)
+            about = bench.num_classes, bench.image_size, bench.channels
+            return Generator(*about, low_pass=settings.low_pass)
     shape = (bench.channels, bench.image_size, bench.image_size)
     held_out = min(HOLDOUT, settings.pool // 4) if method.trains else 0
     labels = (torch.arange(settings.pool + held_out) % bench.num_classes).to(bench.device)
@@ -190,6 +191,8 @@ def _image_source(
     images = load_pool(
         teacher, method.image_terms, labels, shape, steps, seed, cache, progress, make_bar
     )
+    if settings.low_pass:  # once, not at every draw: what is cropped is filtered already
+        images = LowPass(bench.image_size, settings.low_pass).to(images.device)(images)
     return ImagePool(images, labels, method.augment, held_out)
 
 
@@ -258,4 +261,6 @@ def _left(kind: str, run: Run, epoch: int | None) -> tuple[dict[str, Tensor], st
         return under(load_epoch(run, epoch), f"{kind}."), f"epoch {epoch}", run.epoch(epoch)
     tensors, state, path = last_whole(run)
     check_own(run, state, path, "put this run's own back, or begin another run")
-    return under(tensors, f"{kind}."), f"the checkpoint of epoch {state['epoch']}", path
+    kept = under(tensors, f"{AVERAGED}.") if kind == "student" else {}
+    kept = kept or under(tensors, f"{kind}.")
+    return kept, f"the checkpoint of epoch {state['epoch']}", path

@@ -85,6 +85,7 @@ def train(
             if run:
                 _record_failure(training, run, error)
             raise
+    training.student = training.judged
     if run:
         made = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         save_tensors(run / STUDENT, training.student.state_dict(), made)
@@ -190,9 +191,22 @@ def _check_finite(row: dict[str, float]) -> None:
         )
 
 
+def rate_factor(s: Settings, epoch: int) -> float:
+    """What both learning rates are multiplied by in an epoch, of a run with settings `s`.
+
+    `steps`: a tenth for each milestone that is behind. `cosine`: 1 in the warm-up, then
+    (1 + cos(pi e/E)) / 2 in the e-th of E epochs, from 0 on (SGDR, arXiv 1608.03983, without
+    restarts): all of an epoch's steps have one rate, and the last epoch's is not yet 0.
+    """
+    if s.schedule == "steps":
+        return 0.1 ** sum(epoch >= milestone for milestone in s.milestones)
+    done = max(0, epoch - s.warmup_epochs) / max(1, s.epochs - s.warmup_epochs)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
 def _set_rates(training: Training) -> None:
-    """Both learning rates fall to a tenth at every milestone."""
-    factor = 0.1 ** sum(training.epoch >= m for m in training.settings.milestones)
+    """Of generator and student, for this epoch."""
+    factor = rate_factor(training.settings, training.epoch)
     for optimizer in (training.generator_optimizer, training.student_optimizer):
         for group in optimizer.param_groups if optimizer else ():
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
@@ -210,7 +224,7 @@ def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
     last = training.epoch == training.settings.epochs
     due = training.epoch % training.settings.eval_every == 0
     if not training.warming_up and (last or due):
-        scores = {"epoch": training.epoch, "accuracy": evaluate(training.student, bench)}
+        scores = {"epoch": training.epoch, "accuracy": evaluate(training.judged, bench)}
         scores |= _agreement(training)
         training.evaluations.append(scores)
         row |= {name: value for name, value in scores.items() if name != "epoch"}
@@ -304,7 +318,7 @@ def _draw(training: Training, count: int, seed: int) -> Tensor:
 def _agreement(training: Training) -> dict[str, float]:
     """How close the student is to the teacher on the held-out synthetic images: no labels."""
     assert training.holdout is not None
-    kl, same = agreement(training.student, training.teacher, training.holdout)
+    kl, same = agreement(training.judged, training.teacher, training.holdout)
     return {"synthetic_kl": kl, "synthetic_agreement": same}
 
 

@@ -139,11 +139,17 @@ def test_a_run_in_two_files_counts_once(tmp_path):
 
 def test_reference_numbers_have_sources():
     rows = reference()
-    assert len(rows) == 37
+    assert len(rows) == 53
     assert all(row["source"] for row in rows)
+    assert len({(r["bench"], r["method"], r["bits"], r["source"]) for r in rows}) == len(rows)
     cells = {(r["bench"], r["method"], r["bits"]): float(r["top1"]) for r in rows[:36]}
     assert cells["cifar10", "adadfq+akt", "3"] == 86.76
     assert cells["cifar100", "adadfq", "5"] == 69.93
+    later = {(r["bench"], r["method"], r["bits"]): r["top1"] for r in rows[37:]}
+    assert [later["cifar10", name, "3"] for name in ("synq", "plf", "texq", "hast")] == [
+        "88.11", "88.04", "86.47", "86.34",
+    ]  # fmt: skip
+    assert all(f"{float(row['top1']):.2f}" == row["top1"] for row in rows)
     budgets = {r["method"]: r["student_images"] for r in rows}
     assert budgets["adadfq"] == str((400 - 4) * 200 * 16)
     assert budgets["adadfq+akt"] == str((200 - 4) * 200 * 200)
@@ -219,6 +225,9 @@ def test_every_source_is_printed(tmp_path):
     assert "72.23†" in text
     assert "AKT, arXiv 2412.19125, Table 2, the authors' re-run" in text
     assert "75.11 in AdaDFQ, CVPR 2023, its table" in text
+    text = tables.to_markdown(cells_of(tmp_path, *paper_lines("hast", (84.0, 84.5))))
+    assert "| 84.11† | " in text  # by AKT's authors, who compare with it; HAST's own is told, too
+    assert "86.34 in HAST, CVPR 2023, as quoted in SynQ, ICLR 2025, Table 1" in text
 
 
 # ---- formats and the command --------------------------------------------------------------------

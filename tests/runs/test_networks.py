@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from akt_lab.errors import AktError
+from akt_lab.generator import LowPass
 from akt_lab.graph import capture_maps, residual_bodies, trace
+from akt_lab.runs import training
 from akt_lab.runs.checkpoint import save
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import found, load_generator, load_student, make_networks, prepare
@@ -173,3 +175,47 @@ def test_a_teacher_that_its_graph_does_not_compute_is_refused(digits, network, w
         bench.teacher(bench.normalise(bench.images[:1]))
     with pytest.raises(AktError, match=words):
         make_networks(bench, Settings())
+
+
+def test_every_image_of_a_filtered_run_is_filtered(digits, tmp_path):
+    """Those of a pool, held out or not, and those of a generator that is loaded."""
+    few = {"pool": 8, "pool_steps": 2, **SMALL}
+    plain, filtered = (
+        prepare(digits, Settings(method="hast", low_pass=cutoff, **few)).generator
+        for cutoff in (0.0, 2.0)
+    )
+    low_pass = LowPass(digits.image_size, 2.0)
+    for name in ("images", "held_out"):
+        both = getattr(plain, name), getattr(filtered, name)
+        assert len(both[0])
+        torch.testing.assert_close(low_pass(both[0]), both[1], rtol=0, atol=1e-6)
+    run = Run.create(tmp_path / "run")
+    train(digits, Settings(method="ptq", low_pass=2.0, **SMALL), run, progress=False)
+    source = load_generator(run, digits)
+    noise = source.draw(4, torch.Generator().manual_seed(0))
+    images, unfiltered = source(*noise), source.body[:-1]
+    assert isinstance(source.body[-1], LowPass)
+    h = source.linear(source.embedding(noise[1]) * noise[0]).view(4, 128, source.start, -1)
+    torch.testing.assert_close(images, low_pass(unfiltered(h)), rtol=0, atol=1e-5)
+
+
+def test_the_student_that_is_loaded_is_the_averaged_one(digits, tmp_path, monkeypatch):
+    """From the end of a run, from a checkpoint, and from a kept epoch."""
+    run = Run.create(tmp_path / "run")
+    settings = Settings(method="adadfq", average=0.5, **SMALL)
+    learnt = []
+    monkeypatch.setattr(
+        training, "save", lambda t, r: (save(t, r), learnt.append(copy.deepcopy(t.student)))
+    )
+    done = training.train(digits, settings, run, progress=False, watch=True)
+    ended = load_student(run, digits)[0].state_dict()
+    (run / "student.safetensors").unlink()
+    ways = ended, *(load_student(run, digits, epoch)[0].state_dict() for epoch in (None, 3))
+    for name, weight in done.student.named_parameters():
+        assert all(torch.equal(way[name], weight) for way in ways)
+    assert done.evaluations[-1]["accuracy"] == training.evaluate(done.student, digits)
+    pairs = zip(done.student.parameters(), learnt[-1].parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in pairs)
+    early = load_student(run, digits, 1)[0]  # the warm-up's end: there is no average yet
+    pairs = zip(early.parameters(), learnt[0].parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)

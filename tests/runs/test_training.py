@@ -119,6 +119,21 @@ def test_terms_may_wait_on_the_device(digits, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(*(run.history() for run in runs.values()))
 
 
+def test_rates_fall_by_steps_or_by_a_cosine(digits):
+    steps = Settings(epochs=10, warmup_epochs=2, milestones=(3, 6))
+    factors = [training.rate_factor(steps, epoch) for epoch in range(10)]
+    assert factors == [0.1 ** ((e >= 3) + (e >= 6)) for e in range(10)]
+    cosine = Settings(epochs=10, warmup_epochs=2, schedule="cosine", milestones=(3, 6))
+    factors = [training.rate_factor(cosine, epoch) for epoch in range(11)]
+    expected = [1, 1, *(math.cos(math.pi * e / 16) ** 2 for e in range(8)), 0]
+    assert factors == pytest.approx(expected, abs=1e-12)
+    run = prepare(digits, Settings(method="adadfq", schedule="cosine", **SMALL))
+    run.epoch = 2
+    training._set_rates(run)
+    for optimizer, rate in ((run.student_optimizer, 1e-4), (run.generator_optimizer, 1e-3)):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate / 2)
+
+
 def test_bf16_trains(digits):
     run = train(digits, Settings(method="adadfq+akt", precision="bf16", **SMALL), progress=False)
     assert all(torch.isfinite(w).all() for w in run.student.parameters())
