@@ -7,8 +7,6 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from akt_lab import quantizer
@@ -27,119 +25,6 @@ from akt_lab.quantizer import (
 
 def uses(student):
     return [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
-@given(seed=st.integers(0, 10**6), shift=st.floats(-3, 3), spread=st.floats(0.01, 30))
-@settings(max_examples=25, deadline=None)
-def test_equals_torch_bit_for_bit(bits, gradient, seed, shift, spread):
-    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(seed)) * spread + shift
-    clipped = x.clamp(-spread, spread)  # so that some values lie outside the range
-    scale, zero = affine_parameters(clipped.min(), clipped.max(), bits)
-    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 2**bits - 1)
-    assert torch.equal(fake_quantize(x, scale, zero, bits, gradient), expected)
-    low, high = clipped.flatten(1).aminmax(dim=1)
-    scales, zeros = affine_parameters(low, high, bits)
-    expected = torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, 0, 2**bits - 1)
-    assert torch.equal(fake_quantize(x, scales, zeros, bits, gradient), expected)
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_scale_and_zero_point_by_hand(bits):
-    low, high = torch.tensor([-1.0, 0.5, -3.0, 0.0]), torch.tensor([2.0, 4.0, -1.0, 0.0])
-    scale, zero = affine_parameters(low, high, bits)
-    levels = 2**bits - 1
-    for i, (a, b) in enumerate([(-1, 2), (0, 4), (-3, 0)]):  # zero is always in the range
-        assert scale[i].item() == pytest.approx((b - a) / levels, rel=1e-6)
-        assert zero[i].item() == round(-a / ((b - a) / levels))
-    assert scale[3] > 0
-    assert zero[3] == 0
-
-
-@given(bits=st.integers(2, 8), seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
-def test_output_lies_on_the_grid(bits, seed):
-    x = torch.randn(200, generator=torch.Generator().manual_seed(seed))
-    scale, zero = affine_parameters(x.min(), x.max(), bits)
-    x_hat = fake_quantize(x, scale, zero, bits)
-    assert len(x_hat.unique()) <= 2**bits
-    assert torch.equal(fake_quantize(x_hat, scale, zero, bits), x_hat)  # a round trip
-    assert (x_hat - x).abs().max() <= scale * (0.5 + 1e-4) + scale  # plus the zero point's rounding
-    assert fake_quantize(torch.zeros(3), scale, zero, bits).abs().max() == 0
-
-
-def test_gradient_rules():
-    x = torch.tensor([-2.0, -0.4, 0.3, 0.9, 5.0], requires_grad=True)
-    scale, zero = affine_parameters(torch.tensor(-1.0), torch.tensor(1.0), 4)
-    came = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    for rule, expected in (("identity", came), ("clipped", came * torch.tensor([0, 1, 1, 1, 0]))):
-        (gradient,) = torch.autograd.grad(fake_quantize(x, scale, zero, 4, rule), x, came)
-        assert torch.equal(gradient, expected), rule
-        observer = ActivationQuantizer(4, "minmax", rule)
-        observer.observe(torch.tensor([-1.0, 1.0]))
-        observer.observing = False
-        assert torch.equal(torch.autograd.grad(observer(x), x, came)[0], expected), rule
-    with pytest.raises(UsageError, match="did you mean 'identity'"):
-        fake_quantize(x, scale, zero, 4, "identiy")
-
-
-def test_works_under_torch_func():
-    x = torch.randn(6)
-    scale, zero = affine_parameters(x.min(), x.max(), 3)
-
-    def loss(v):
-        return (fake_quantize(v, scale, zero, 3) ** 2).sum()
-
-    expected = 2 * fake_quantize(x, scale, zero, 3)
-    assert torch.allclose(torch.func.grad(loss)(x), expected)
-    _, tangent = torch.func.jvp(loss, (x,), (torch.ones(6),))
-    assert tangent == pytest.approx(expected.sum().item(), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("rule", "readings"),
-    [
-        ("ema", {1: 1.0, 2: 1.0, 20: 1.0, 100: 1.0}),
-        ("ema_legacy", {1: 1.0, 2: 5.3, 20: 3903.7, 100: 3.6}),
-        ("minmax", {1: 1.0, 2: 1.0, 20: 1.0, 100: 1.0}),
-    ],
-)
-def test_a_constant_one_reads(rule, readings):
-    observer = ActivationQuantizer(4, rule)
-    for update in range(1, 101):
-        observer(torch.ones(3, 2))
-        if update in readings:
-            assert observer.high.item() == pytest.approx(readings[update], abs=0.05), update
-            if rule != "ema_legacy":
-                assert observer.high.item() == 1.0
-
-
-def test_ema_is_the_bias_corrected_average():
-    observer, values = ActivationQuantizer(4, "ema"), [3.0, -1.0, 7.0, 2.0, 5.0]
-    for value in values:
-        observer.observe(torch.tensor([value, 0.0]))
-    weights = [0.9 ** (len(values) - 1 - i) for i in range(len(values))]
-    seen = [max(v, 0.0) for v in values]
-    expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
-    assert observer.high.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_minmax_keeps_the_extremes():
-    observer = ActivationQuantizer(4, "minmax")
-    for batch in ([2.0, 5.0], [3.0, 4.0], [1.0, 9.0]):
-        observer(torch.tensor(batch))
-    assert (observer.low.item(), observer.high.item()) == (1.0, 9.0)
-
-
-def test_per_channel_dynamic_has_a_range_for_each_sample_and_channel():
-    x = torch.randn(2, 3, 4, 4).relu() * torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1)
-    got = ActivationQuantizer(3, "per_channel_dynamic")(x)
-    for b in range(2):
-        for c in range(3):
-            one = x[b, c]
-            expected = fake_quantize(one, *affine_parameters(one.min(), one.max(), 3), 3)
-            assert torch.equal(got[b, c], expected)
 
 
 def test_frozen_ranges_do_not_move(functional_net):
@@ -269,6 +154,7 @@ FUNCTIONS = {
     "opaque": lambda x, w: opaque(x, w),
 }
 
+
 PARTS = [
     (nn.MultiheadAttention(4, 1), lambda x, part: part(x, x, x)[0]),
     (nn.TransformerEncoderLayer(4, 1, 8), lambda x, part: part(x)),
@@ -320,13 +206,6 @@ def test_weights_learn_through_rounding(functional_net):
         assert weight.grad.abs().sum() > 0, name
 
 
-def test_rows_use_their_own_range():
-    w = torch.tensor([[1.0, -0.5, 0.3], [100.0, -50.0, 30.0]])
-    got = fake_quantize_rows(w, 3)
-    assert torch.allclose(got[1], 100 * got[0], rtol=1e-5)
-    assert math.isclose(got[0].max().item(), 1.0, abs_tol=1.5 / 7 / 2)
-
-
 def test_effective_bits_count_the_ranges():
     """By hand: a channel of 3x3 weights of 3 bits and one range; 8x8 activations, one a sample."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.ReLU())
@@ -353,57 +232,6 @@ def test_importing_it_is_light():
     assert not {"pandas", "matplotlib", "scipy", "torchvision"} & set(done.stdout.split())
 
 
-# ---- numbers of every kind ----
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
-@given(
-    seed=st.integers(0, 10**6),
-    exponent=st.integers(-45, 37),
-    shift=st.sampled_from([0.0, 1.0, -1.0, 100.0]),
-    bits=st.integers(2, 8),
-)
-@settings(max_examples=30, deadline=None)
-def test_every_type_and_size_of_numbers(dtype, gradient, seed, exponent, shift, bits):
-    """Finite, few, of the type that came, half a step away at most: denormals to the largest."""
-    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x = ((x + shift) * 10.0**exponent).clamp(-60000, 60000) if dtype.itemsize == 2 else x + shift
-    x = (x if dtype.itemsize == 2 else x * 10.0**exponent).to(dtype).requires_grad_()
-    quantizers = {rule: ActivationQuantizer(bits, rule, gradient) for rule in quantizer.RANGES}
-    found = {"rows": fake_quantize_rows(x, bits, gradient)}
-    found |= {rule: observer(x) for rule, observer in quantizers.items()}
-    for rule, y in found.items():
-        assert y.dtype == dtype
-        assert y.isfinite().all(), rule
-        assert all(len(row.unique()) <= 2**bits for row in y)
-        (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
-        assert ((slope == 0) | (slope == 1)).all()
-        step = (x.clamp(min=0).max() - x.clamp(max=0).min()).double() / (2**bits - 1)
-        rounding = 2.0**bits * torch.finfo(torch.promote_types(dtype, torch.bfloat16)).eps
-        if dtype == torch.bfloat16:
-            rounding = 2.0**bits * torch.finfo(dtype).eps
-        away = (y - x).abs().double().max()
-        floor = torch.finfo(torch.float32).eps * 2**bits + torch.finfo(dtype).tiny
-        assert away <= step * (1.01 + rounding) + floor
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_nan_or_an_infinity_never_becomes_a_number(dtype, gradient, bad):
-    x = torch.tensor([[1.0, bad, 2.0], [0.5, -0.5, 1.0]], dtype=dtype)
-    y = fake_quantize_rows(x, 3, gradient)
-    assert y[0].isnan().all()
-    assert y[1].isfinite().all()  # another channel's range
-    observer = ActivationQuantizer(3, "ema", gradient)
-    assert observer(x).isnan().any()
-    with pytest.raises(AktError, match="0 has observed a NaN"):
-        freeze_ranges(nn.Sequential(observer))
-
-
 @pytest.mark.parametrize("gradient", quantizer.GRADIENTS)
 def test_a_range_wider_than_its_type_is_refused(gradient):
     widest = torch.tensor([[-3e38, 3e38]])
@@ -414,32 +242,6 @@ def test_a_range_wider_than_its_type_is_refused(gradient):
             net[2].weight.copy_(torch.tensor([-value, value]).view(2, 1, 1, 1))
         with pytest.raises(AktError, match=r"2\.weight holds a NaN, or values too large"):
             quantize_model(net)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 4)])
-def test_nothing_gives_nothing(dtype, shape):
-    x = torch.empty(shape, dtype=dtype)
-    assert fake_quantize_rows(x, 3).shape == shape
-    for rule in quantizer.RANGES:
-        observer = ActivationQuantizer(3, rule)
-        assert observer(x).shape == shape
-        assert observer.updates == 0
-
-
-def test_half_precision_is_rounded_as_float32_is():
-    x = torch.randn(4, 50).half()
-    expected = fake_quantize_rows(x.float(), 8)
-    assert torch.equal(fake_quantize_rows(x, 8), expected.half())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
-def test_clipped_gradients_of_other_types(dtype):
-    x = torch.tensor([-2.0, -0.4, 0.3, 0.9, 5.0], dtype=dtype, requires_grad=True)
-    scale, zero = affine_parameters(*torch.tensor([-1.0, 1.0], dtype=dtype), 4)
-    y = fake_quantize(x, scale, zero, 4, "clipped")
-    (slope,) = torch.autograd.grad(y.sum(), x)
-    assert slope.tolist() == [0, 1, 1, 1, 0]
 
 
 def test_complex_weights_are_refused():
@@ -467,106 +269,6 @@ def test_first_and_last_are_those_that_run():
     student = quantize_model(HeadFirst(), 4, 4, first_bits=8, last_bits=6)
     bits = {n: m.weight_bits for n, m in student.named_modules() if hasattr(m, "weight_bits")}
     assert bits == {"stem": 8, "middle": 4, "head": 6}
-
-
-# ---- ranges with the least error, and learned ones ----------------------------------------------
-
-
-def p_errors(x, low, high, bits, p=quantizer.PNORM):
-    """Of the values x (N,) on each of the grids that span [low, high], (R,)."""
-    rows = x.expand(len(low), -1)
-    return (
-        (fake_quantize(rows, *affine_parameters(low, high, bits), bits) - rows).abs().pow(p).sum(1)
-    )
-
-
-SHAPES = {
-    "relu": lambda x: x.relu(),
-    "normal": lambda x: x,
-    "long tail": lambda x: x**3,
-    "lopsided": lambda x: (x + 1).clamp(-0.4) ** 3,
-    "below zero": lambda x: -x.abs(),
-    "an outlier": lambda x: torch.cat([x.relu(), x.new_tensor([40.0])]),
-}
-
-
-@pytest.mark.parametrize("bits", [2, 3, 8])
-@pytest.mark.parametrize("shape", SHAPES)
-@given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
-@settings(max_examples=3, deadline=None)
-def test_pnorm_range_against_an_exhaustive_search(shape, bits, seed, scale):
-    x = SHAPES[shape](torch.randn(600, generator=torch.Generator().manual_seed(seed))) * scale
-    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
-    shares = torch.linspace(0.04, 1, 25)
-    ends = torch.cartesian_prod(
-        low * (shares if low else shares[-1:]), high * (shares if high else shares[-1:])
-    )
-    errors = p_errors(x, *ends.T, bits)
-    for values in ((x[None], None), quantizer.histogram(x)):
-        found = p_errors(x, *quantizer.pnorm_range(*values, bits), bits)
-        assert found <= 1.02 * errors.min()
-        assert found <= 1.01 * errors[-1]  # of the whole range; a histogram is not quite its values
-
-
-def test_pnorm_ranges_are_one_a_row():
-    x = torch.randn(5, 400) * torch.tensor([1.0, 10.0, 0.1, 3.0, 0.0])[:, None]
-    together = quantizer.pnorm_range(x, None, 3)
-    for number, row in enumerate(x):
-        alone = quantizer.pnorm_range(row[None], None, 3)
-        assert [end[number] for end in together] == [end[0] for end in alone]
-    assert together[0][4] == together[1][4] == 0
-
-
-def test_the_norm_decides_how_much_is_clipped():
-    x = torch.randn(1, 5000) ** 3
-    _, narrow = quantizer.pnorm_range(x, None, 3, p=1)
-    _, wide = quantizer.pnorm_range(x, None, 3, p=20)
-    assert 0 < narrow < wide <= x.max()
-
-
-def test_a_histogram_stands_for_its_values():
-    x = torch.randn(3, 7, 11)
-    means, counts = quantizer.histogram(x)
-    assert means.shape == counts.shape == (1, quantizer.BINS)
-    assert counts.sum() == x.numel()
-    assert (means * counts).sum().item() == pytest.approx(x.sum().item(), rel=1e-4, abs=1e-4)
-    assert quantizer.histogram(torch.full((9,), 2.5))[0].max() == 2.5
-
-
-@pytest.mark.parametrize("bits", [2, 3, 8])
-@pytest.mark.parametrize("rows", [False, True])
-@given(seed=st.integers(0, 10**6), width=st.floats(0.1, 1.2))
-@settings(max_examples=10, deadline=None)
-def test_learned_scales_have_lsq_s_gradient(bits, rows, seed, width):
-    """Equations 3 and 5 of LSQ, value by value."""
-    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    came = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    values = x.float()
-    ends = values.aminmax(dim=1) if rows else (values.min(), values.max())
-    scale, zero = affine_parameters(*(width * end for end in ends), bits)
-    levels = 2**bits - 1
-    for gradient in quantizer.GRADIENTS:
-        leaf, s = values.clone().requires_grad_(), scale.clone().requires_grad_()
-        x_hat = quantizer.fake_quantize_learned(leaf, s, zero, bits, gradient)
-        assert torch.equal(x_hat, fake_quantize(values, scale, zero, bits))
-        at_x, at_scale = torch.autograd.grad(x_hat, (leaf, s), came.float())
-        expected = torch.zeros(scale.shape, dtype=torch.float64).reshape(-1)
-        for i in range(4):
-            for j in range(6):
-                place = i if rows else 0
-                step, z = scale.reshape(-1)[place].item(), zero.reshape(-1)[place].item()
-                v = x[i, j].item() / step
-                if v < -z:
-                    slope = -z
-                elif v > levels - z:
-                    slope = levels - z
-                else:
-                    slope = round(v) - v
-                inside = -z <= v <= levels - z
-                assert at_x[i, j] == (came[i, j].float() if inside or gradient == "identity" else 0)
-                expected[place] += slope * came[i, j]
-        expected /= math.sqrt(6 * levels)
-        assert torch.allclose(at_scale.reshape(-1).double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def chosen(net, ranges, bits=3, images=None, **options):
