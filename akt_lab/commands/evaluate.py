@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     parser.add_argument(
         "run", nargs="?", type=path, default=None, metavar="RUN", help="a run's folder"
     )
-    add_bench_options(parser)
+    add_bench_options(parser, trains=False)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
