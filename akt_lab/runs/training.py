@@ -68,8 +68,9 @@ def train(
             found.say(line)
     if run:
         resume(training, run)
-        about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
-        about |= {"watched": watch, "float_weights": networks.float_weights}
+        prints = bench.fingerprints_of(training.method)
+        made = {"settings": settings.to_dict(), "fingerprints": prints}
+        about: dict[str, Any] = {**made, "watched": watch, "float_weights": networks.float_weights}
         about |= {"steps_saved": training.epoch * settings.steps}
         if training.epoch < settings.epochs:
             run.begin(training.epoch, str(bench.device), **about)
@@ -86,7 +87,6 @@ def train(
                 _record_failure(training, run, error)
             raise
     if run:
-        made = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         save_tensors(run / STUDENT, training.student.state_dict(), made)
         run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
     return training
@@ -273,7 +273,10 @@ def judge(bench: Bench, progress: bool = False) -> float:
 
 
 def _draw_holdout(training: Training) -> Tensor:
-    """Synthetic images for choosing without labels, the same for every student of one generator."""
+    """Images for choosing without labels, the same for every student of one generator.
+
+    Synthetic; real ones of the training images for a student that learns on them.
+    """
     source, rng = training.generator, torch.Generator().manual_seed(training.settings.seed + 1)
     if isinstance(source, ImagePool):
         return source.held_out if len(source.held_out) else source.draw(HOLDOUT, rng)[0]
@@ -287,7 +290,10 @@ def _draw_holdout(training: Training) -> Tensor:
 
 @torch.inference_mode()
 def _agreement(training: Training) -> dict[str, float]:
-    """How close the student is to the teacher on the held-out synthetic images: no labels."""
+    """How close the student is to the teacher on the held-out images: no labels.
+
+    They are synthetic, as the entries' names say, but for method `real`.
+    """
     assert training.holdout is not None
     parts = training.holdout.split(_at_once(training.holdout.shape[-1]))
     networks = training.student, training.teacher
