@@ -1,4 +1,4 @@
-"""Images whose pixels were optimised once (ZeroQ, HAST), drawn from as from a generator."""
+"""Images that are there, drawn from as from a generator: optimised once (ZeroQ, HAST), or real."""
 
 import math
 from collections.abc import Callable
@@ -57,6 +57,46 @@ class ImagePool(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """The images as they were drawn."""
         return images
+
+
+class RealImages(ImagePool):
+    """Real training images, kept as bytes on the host and normalised as they are drawn.
+
+    Those for choosing without labels are held out of an order that is drawn once: a folder's come
+    class by class.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Tensor,
+        augment: bool,
+        held_out: int,
+        normalise: Callable[[Tensor], Tensor],
+    ) -> None:
+        """See `ImagePool`.
+
+        Args:
+            images: bytes (N + held_out, channels, S, S), or what decodes them when it is indexed.
+            labels: their classes.
+            augment: whether each drawn image is cropped, resized and flipped at random.
+            held_out: how many of the images are never drawn.
+            normalise: bytes (B, channels, S, S) -> the teacher's input space.
+        """
+        nn.Module.__init__(self)  # the images are not moved to the device
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        self.images, self.augment, self.normalise = images, augment, normalise
+        self.drawn = order[held_out:]
+        self.register_buffer("labels", labels[self.drawn], persistent=False)
+        held = normalise(images[order[:held_out].tolist()])
+        self.register_buffer("held_out", held, persistent=False)
+
+    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (count, channels, S, S) and their classes (count,), with replacement."""
+        chosen = torch.randint(len(self.drawn), (count,), generator=rng)
+        labels = self.labels[chosen.to(self.labels.device)]
+        images = self.normalise(self.images[self.drawn[chosen].tolist()].to(labels.device))
+        return (crop_and_flip(images, rng) if self.augment else images), labels
 
 
 def crop_and_flip(images: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,5 +1,8 @@
 """The methods: where a student's images come from, and what it learns from them.
 
+All are zero-shot but `real`, the ceiling: the same student and loss on real training images, so
+that what remains of its gap is the quantizer's, and what the others lack the missing data's.
+
 A method is one entry in `METHODS`; `Settings` holds everything else that decides a run. The
 defaults are the papers' (GDFQ's lineage); see `Settings` for the ones that differ by method.
 """
@@ -13,20 +16,21 @@ from akt_lab.errors import unknown
 
 @dataclass(frozen=True)
 class Method:
-    """One way to make a student without data.
+    """One way to make a student: without data, or for comparison with them.
 
     Attributes:
         name: as on the command line.
         source: the paper.
         equation: what makes the images; what the student learns from.
         batch_size: images a step, in the paper.
-        image_terms: (t, s, y, statistics) -> terms of the loss that makes the images.
+        image_terms: (t, s, y, statistics) -> terms of the loss that makes the images; None where
+            they are real ones.
         student_terms: (s, t, y, temperature) -> terms of the student's logit loss; None for
             post-training quantization, which stops after the warm-up.
         map_terms: (student's maps, teacher's maps) -> the method's own terms on feature maps.
         pool: images optimised once, in the paper; 0 where a generator is trained beside the
-            student.
-        augment: whether images from the pool are cropped and flipped.
+            student, or none is made.
+        augment: whether images from the pool, or real ones, are cropped and flipped.
         hard_labels: whether the student learns the images' classes, too; `student_terms` then takes
             `min_confidence`.
         perturbation: size of the step uphill, at the images, of a second pass; 0 for none.
@@ -41,7 +45,7 @@ class Method:
     source: str
     equation: str
     batch_size: int
-    image_terms: Callable[..., losses.Terms]
+    image_terms: Callable[..., losses.Terms] | None
     student_terms: Callable[..., losses.Terms] | None
     map_terms: Callable[..., losses.Terms] | None = None
     pool: int = 0
@@ -62,6 +66,16 @@ class Method:
     def trains(self) -> bool:
         """Whether the student is trained, or only rounded."""
         return self.student_terms is not None
+
+    @property
+    def real(self) -> bool:
+        """Whether it sees real training images: a ceiling, and not zero-shot."""
+        return self.image_terms is None
+
+    @property
+    def generates(self) -> bool:
+        """Whether a generator is trained beside the student: no pool, and no real images."""
+        return not (self.pool or self.real)
 
     def with_akt(self) -> "Method":
         """The same images and loss, combined with refined feature distillation."""
@@ -130,7 +144,16 @@ _ZEROQ = Method(
     student_terms=None,
     pool=64,
 )
-_TRAINED = (_GDFQ, _HAST, _ADADFQ, _GRANQ)
+_REAL = Method(
+    name="real",
+    source="real training images (a ceiling, not zero-shot) for AdaDFQ's student",
+    equation="L_S = -T^2 H((t - s)/T) on training images, cropped and flipped, without labels",
+    batch_size=16,
+    image_terms=None,
+    student_terms=losses.adadfq_student_terms,
+    augment=True,
+)
+_TRAINED = (_GDFQ, _HAST, _ADADFQ, _GRANQ, _REAL)
 
 METHODS: Mapping[str, Method] = {
     method.name: method

@@ -338,7 +338,7 @@ def check_read(runs: Sequence[Settings], given: Iterable[str]) -> None:
 
     Args:
         runs: as they will be done.
-        given: the names that the user set.
+        given: the names that the user set; of the bench's, `train_data` is one that many leave.
 
     Raises:
         UsageError: names the first one that is not read, and why.
@@ -357,10 +357,15 @@ def _unread(settings: Settings) -> dict[str, str]:
     """Settings that have no effect beside the others, and why."""
     method = _method(settings.method)
     unread: dict[str, str] = {}
-    if method.pool:
-        unread |= dict.fromkeys(["generator_lr"], "its images come from a pool")
+    images = "are real" if method.real else f"come from a {'pool' if method.pool else 'generator'}"
+    if not method.generates:
+        unread |= {"generator_lr": f"its images {images}"}
+    if not method.pool:
+        unread |= dict.fromkeys(["pool", "pool_steps"], f"its images {images}")
+    if method.real:
+        unread |= {"low_pass": "its images are real"}
     else:
-        unread |= dict.fromkeys(["pool", "pool_steps"], "its images come from a generator")
+        unread |= {"train_data": "it sees no training image"}
     if not method.akt:
         names = ["variant", "parts", "maps", "last_maps", "alpha", "lam"]
         unread |= dict.fromkeys(names, "it has no AKT")

@@ -6,7 +6,7 @@ images -> student (its feature maps are captured), once a step                  
 generator's loss -> gradient at the images -> generator's step
 student's loss   -> student's step
 
-Methods with a pool of ready images (HAST) draw x, y from it, and only the student learns.
+Methods with a pool of ready images (HAST) or real ones draw x, y, and only the student learns.
 """
 
 import copy
@@ -129,10 +129,10 @@ def losses_and_gradients(training: Training, z: Tensor, y: Tensor) -> Step:
     """Every loss term (detached), and the gradients of generator and student: no weight changes.
 
     The student's gradients are empty during the warm-up. Arguments as in `train_step`; for a
-    method with a pool, z are images (B, channels, S, S).
+    method without a generator, z are images (B, channels, S, S).
     """
     teacher, student, generator = training.teacher, training.student, training.generator
-    if training.method.pool:
+    if not training.method.generates:
         return _from_pool(training, z, y)
     shared = training.method.sees_student  # one student pass then serves both losses
     learns = not training.warming_up
@@ -156,7 +156,7 @@ def losses_and_gradients(training: Training, z: Tensor, y: Tensor) -> Step:
         s = student(pixels if shared else pixels.detach()).float()  # (B, classes)
 
     # the generator learns from the gradient at its images
-    generator_terms = training.method.image_terms(t, s, y, statistics)
+    generator_terms = training.method.image_terms(t, s, y, statistics)  # type: ignore[misc]
     at_pixels = torch.autograd.grad(total(generator_terms), pixels, retain_graph=shared and learns)
     for_generator = torch.autograd.grad(images, list(generator.parameters()), at_pixels)
     terms = {f"generator/{name}": term.detach() for name, term in generator_terms.items()}

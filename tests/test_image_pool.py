@@ -9,7 +9,7 @@ from akt_lab import methods
 from akt_lab.errors import DamagedError
 from akt_lab.files import save_tensors
 from akt_lab.graph import capture_bn_inputs, trace
-from akt_lab.image_pool import ImagePool, crop_and_flip, load_pool
+from akt_lab.image_pool import ImagePool, RealImages, crop_and_flip, load_pool
 from akt_lab.losses import bns_loss, channel_alignment, hast_image_terms, zeroq_image_terms
 from akt_lab.methods import get_method
 from akt_lab.runs.networks import prepare
@@ -80,6 +80,40 @@ def test_images_for_choosing_are_never_drawn(digits):
     assert _draw_holdout(run) is source.held_out
     x, _ = ImagePool(source.images, source.labels, augment=False).draw(64, run.rng)
     assert not any(torch.equal(a, b) for a in x for b in source.held_out)
+
+
+class Decoded:
+    """Images that are decoded when they are indexed by a list, as a large folder's."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __getitem__(self, chosen):
+        assert isinstance(chosen, list)
+        return self.images[chosen]
+
+
+@pytest.mark.parametrize("kept", [lambda images: images, Decoded])
+def test_real_images_are_normalised_as_drawn_and_held_out_of_every_class(kept):
+    """Although a folder's come class by class."""
+    labels = torch.arange(10).repeat_interleave(20)
+    images = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    source = RealImages(kept(images), labels, False, 60, lambda x: x.float() / 2)
+    held = {int(x) for x in 2 * source.held_out[:, 0, 0, 0]}
+    assert len(held) == 60
+    assert labels[sorted(held)].unique().tolist() == [*range(10)]
+    x, y = source.draw(2000, torch.Generator().manual_seed(0))
+    numbers = (2 * x[:, 0, 0, 0]).long()
+    assert {*numbers.tolist()} == {*range(200)} - held
+    assert torch.equal(labels[numbers], y)
+    assert torch.equal(source(x, y), x)
+    assert not source.state_dict()  # nothing that a checkpoint would have to hold
+    again = RealImages(kept(images), labels, False, 60, lambda x: x.float() / 2)
+    assert torch.equal(again.held_out, source.held_out)
+    flipped = RealImages(kept(images), labels, True, 0, lambda x: torch.arange(4.0).expand(x.shape))
+    slopes = flipped.draw(64, torch.Generator().manual_seed(0))[0].diff(dim=3)[:, 0, 1, 1]
+    assert slopes.min() < 0 < slopes.max()
+    assert len(flipped.held_out) == 0
 
 
 def test_crops_are_parts_of_the_image():

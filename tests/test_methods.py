@@ -24,3 +24,12 @@ def test_each_is_found_by_its_name_and_what_trains_has_a_partner_with_akt():
     assert {m.name for m in METHODS.values() if not m.trains} >= {"ptq", "zeroq"}
     with pytest.raises(UsageError, match="unknown method 'hst': did you mean 'hast'"):
         get_method("hst")
+
+
+def test_those_that_see_real_images_are_two_and_say_so():
+    real = [method for method in METHODS.values() if method.real]
+    assert [method.name for method in real] == ["real", "real+akt"]
+    for method in real:
+        assert "not zero-shot" in method.source
+        assert not method.generates
+        assert method.student_terms is METHODS["adadfq"].student_terms

@@ -160,6 +160,16 @@ def test_settings_that_are_not_read_are_refused(values, given, words):
     check_read([Settings(**values), *others], [given])  # one run of a grid that reads it will do
 
 
+def test_what_real_images_leave_unread():
+    real, plain = Settings(method="real"), Settings(method="adadfq")
+    for name in ("generator_lr", "pool", "pool_steps"):
+        with pytest.raises(UsageError, match="is not read by real: its images are real"):
+            check_read([real], [name])
+    with pytest.raises(UsageError, match="--train-data is not read by adadfq: it sees no training"):
+        check_read([plain], ["train_data"])
+    check_read([plain, real], ["train_data"])
+
+
 # ---- names among which a setting chooses --------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ def test_every_term_is_alive_and_reaches_what_it_should_train(digits, monkeypatc
         assert value != 0, name
         assert reach["student"] > 0, name
         assert reach.get("generator", 0) == 0, name  # the images were detached
-    assert bool(of_generator) == (run.method.pool == 0)
+    assert bool(of_generator) == run.method.generates
     assert all(seen[name][2] for name in of_generator)  # what they reach: the next test
     assert all(not w.requires_grad and w.grad is None for w in run.teacher.parameters())
     assert all(moved(student, run.student))
@@ -176,6 +176,7 @@ def test_the_compiled_step_is_the_step(in_double):
         ("granq+akt", "paper", {}),
         ("hast", "paper", {}),
         ("hast+akt", "code", {}),
+        ("real", "paper", {}),
     ],
 )
 def test_every_kind_of_step_becomes_one_graph(digits, monkeypatch, method, variant, more):

@@ -42,7 +42,8 @@ def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:
     """Refuse runs of several benches: other names or files, or others behind the same names.
 
     Returns:
-        what they share: the entries of `BenchSpec`, and the fingerprints that records have.
+        what they share: the entries of `BenchSpec`, and the fingerprints that records have. Only
+        some runs see training images: where these lie does not matter, what they are does.
 
     Raises:
         AktError: says in what they differ.
@@ -50,7 +51,8 @@ def check_one_bench(runs: Sequence[Run]) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     for run in runs:
         prints = {f"{n}'s fingerprint": v for n, v in run.get("fingerprints", {}).items()}
-        for name, value in {**run.spec.to_dict(), **prints}.items():
+        spec = {k: v for k, v in run.spec.to_dict().items() if k != "train_data"}
+        for name, value in {**spec, **prints}.items():
             if shared.setdefault(name, value) != value:
                 raise AktError(
                     f"these runs are of several benches ({name}: {shared[name]}, and {value} of "

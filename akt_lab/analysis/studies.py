@@ -431,10 +431,15 @@ class SyntheticImages:
 def synthetic_images(runs: Sequence[Run]) -> SyntheticImages:
     """Up to 10 images of each of the first 10 classes, of the run that `side_by_side` shows.
 
+    Of runs that make images, that is: `real` has none of its own.
+
     Raises:
-        AktError: if a pool has no image of some class.
+        AktError: if a pool has no image of some class, or no run makes images.
     """
-    run, bench, about = _shown(runs)
+    synthetic = [run for run in runs if not get_method(run.settings.method).real]
+    if runs and not synthetic:
+        raise AktError("synthetic_images needs a run that makes some: these train on real ones")
+    run, bench, about = _shown(synthetic)
     classes = min(10, bench.num_classes)
     images, y = _of_classes(load_generator(run, bench), classes, 10)
     probability = bench.teacher(images).softmax(1).gather(1, y[:, None])

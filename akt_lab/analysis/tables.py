@@ -8,7 +8,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -276,6 +276,17 @@ def _with_half(cell: Mapping[Any, Any], name: str, form: str) -> str:
     return f"{cell[name]:{form}}" + ("" if math.isnan(half) else f" ± {half:.2f}")
 
 
+def ceiling(methods: Iterable[str]) -> str:
+    """Of these methods, those that are not zero-shot: what is said of them below, or nothing.
+
+    >>> ceiling(["real", "adadfq"])
+    'real: trained on real images, a ceiling and not zero-shot.'
+    """
+    names = [name for name in dict.fromkeys(methods) if get_method(name).real]
+    text = f"{', '.join(names)}: trained on real images, a ceiling and not zero-shot."
+    return text if names else ""
+
+
 def _notes(cells: pd.DataFrame) -> str:
     notes = [
         "Top-1 in %, mean over seeds ± half of its 95% t-interval: other seeds, the same test "
@@ -286,6 +297,8 @@ def _notes(cells: pd.DataFrame) -> str:
         "AKT − plain: the same seeds, settings and budget. Each interval is 95% for itself: of "
         "twenty, one misses by chance.",
     ]
+    if not_zero_shot := ceiling(cells["method"]):
+        notes.append(not_zero_shot)
     if cells["diverged"].any():
         notes.append("Diverged runs are counted, and are in no mean.")
     sources = sorted(set(cells["paper_source"]) - {""})

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from akt_lab.benches.digits import load_digits
+from akt_lab.benches.digits import digits_split, load_digits
 from akt_lab.benches.downloads import fetch
 from akt_lab.benches.fit import asks_for_layout, check_fits
 from akt_lab.benches.folders import check_folder
@@ -24,10 +24,13 @@ from akt_lab.benches.teacher import call_factory, load_weights
 from akt_lab.errors import AktError, UsageError, one_line, unknown
 from akt_lab.files import MADE_AGAIN, claim, damaged, fingerprint, load_tensors, save_tensors
 from akt_lab.graph import trace
+from akt_lab.methods import Method
 from akt_lab.settings import is_of
 
+NO_TRAINING = "method real trains on real images: give --train-data DIR, a folder of images a class"
 EVALUATION_BATCH, EVALUATION_PIXELS = 200, 200 * 96 * 96
 LEAST_STD = 1e-3  # a quarter of a byte's step
+Images = Tensor | FolderImages
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,44 @@ class Bench:
         mean, std: of each channel, on the scale 0 to 1.
         device: where batches and networks go.
         notes: what to know of its files, one line each: what was left out, converted, chosen.
+        read_training: reads `training`.
     """
 
     name: str
     teacher: nn.Module
-    images: Tensor | FolderImages
+    images: Images
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
     notes: tuple[str, ...] = ()
+    read_training: Callable[[], tuple[Images, Tensor]] | None = None
+
+    @cached_property
+    def training(self) -> tuple[Images, Tensor]:
+        """Training images, as `images`, and labels (N,): read when they are first asked for.
+
+        No zero-shot method does.
+
+        Raises:
+            UsageError: if there are none, or they are those that a student is judged on.
+            AktError: if they cannot be read, or are of other classes or another size.
+        """
+        if self.read_training is None:
+            raise UsageError(NO_TRAINING)
+        images, labels = self.read_training()
+        if (size := images.shape[2]) != (other := self.image_size):
+            raise AktError(
+                f"training images are {size} x {size}, those to evaluate on {other} x {other}: "
+                "give --image-size"
+            )
+        if self._fingerprint_of(images, labels) == self.fingerprints["images"]:
+            raise UsageError(
+                "--train-data holds the images to evaluate on: a student must not learn from what "
+                "it is judged by; name another folder"
+            )
+        return images, labels
 
     @property
     def num_classes(self) -> int:
@@ -106,21 +136,35 @@ class Bench:
 
         16 hex digits each; of images too many to be held, files' names and sizes stand for them.
         """
+        teacher = fingerprint(self.teacher.state_dict())
+        return {"teacher": teacher, "images": self._fingerprint_of(self.images, self.labels)}
+
+    @cached_property
+    def _training_fingerprint(self) -> str:
+        return self._fingerprint_of(*self.training)
+
+    def _fingerprint_of(self, images: Images, labels: Tensor) -> str:
         # Five digits: a mean over all images differs in its last with the number of threads.
         scale = [f"{value:.5g}" for value in (*self.mean, *self.std)]
-        held, about = {"labels": self.labels}, [self.classes, scale]
-        if isinstance(self.images, FolderImages):
-            about += self.images.about()
+        held, about = {"labels": labels}, [self.classes, scale]
+        if isinstance(images, FolderImages):
+            about += images.about()
         else:
-            held["images"] = self.images
-        teacher = fingerprint(self.teacher.state_dict())
-        return {"teacher": teacher, "images": fingerprint(held, about)}
+            held["images"] = images
+        return fingerprint(held, about)
+
+    def fingerprints_of(self, method: Method) -> dict[str, str]:
+        """`fingerprints` of what a run of the method sees: of real ones' `training` images, too."""
+        seen = {"training": self._training_fingerprint} if method.real else {}
+        return self.fingerprints | seen
 
     def differs_from(self, recorded: Mapping[str, str]) -> str | None:
         """In what this bench is not that of the `recorded` fingerprints, in words; or None."""
         words = {"teacher": "the teacher's weights", "images": "the evaluation images"}
-        changed = [k for k, v in self.fingerprints.items() if recorded.get(k, v) != v]
-        return " and ".join(words[k] for k in changed) or None
+        changed = [words[k] for k, v in self.fingerprints.items() if recorded.get(k, v) != v]
+        if "training" in recorded and recorded["training"] != self._training_fingerprint:
+            changed.append("the training images")
+        return " and ".join(changed) or None
 
 
 @dataclass(frozen=True)
@@ -134,6 +178,7 @@ class BenchSpec:
         data: a folder with one folder of images for each class.
         mean, std: of each channel, on the scale 0 to 1.
         image_size: to which images are resized and cropped; as they are where None.
+        train_data: a folder as `data`, for methods that see real images, and only for those.
     """
 
     bench: str | None = "digits"
@@ -143,11 +188,30 @@ class BenchSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    train_data: str | None = None
 
     @property
     def name(self) -> str:
         """What a table or figure calls the bench."""
         return self.teacher or str(self.bench)
+
+    @property
+    def has_training(self) -> bool:
+        """Whether there are training images: a folder's, or those of the bench that is named."""
+        if self.train_data or self.teacher:
+            return self.train_data is not None
+        known = KNOWN.get(str(self.bench))
+        return known is None or (known.archive is not None and not self.data)
+
+    def seen_by(self, method: Method) -> "BenchSpec":
+        """For a record: without the training images where the method sees none of them.
+
+        Raises:
+            UsageError: if the method needs them, and there are none.
+        """
+        if method.real and not self.has_training:
+            raise UsageError(NO_TRAINING)
+        return self if method.real else replace(self, train_data=None)
 
     def to_dict(self) -> dict[str, Any]:
         """For a record."""
@@ -183,10 +247,11 @@ def load_bench(
     """
     spec = BenchSpec(spec) if isinstance(spec, str) else spec
     _check_complete(spec)
-    images: Tensor | FolderImages
+    images: Images
     notes: list[str] = []
     if spec.teacher is None and spec.bench == "digits":
         teacher, images, labels, names, mean, std = load_digits(_cache(), progress)
+        read: Any = _digits_training
     else:
         known = None if spec.teacher else KNOWN[spec.name]
         teacher = known.build() if known else call_factory(spec.name)
@@ -196,18 +261,19 @@ def load_bench(
         mean = spec.mean or (known.mean if known else ())
         std = spec.std or (known.std if known else ())
         images, labels, names = _images(spec, known, len(mean), progress, notes)
+        read = partial(_training, spec, known, names, len(mean), progress)
     some = normalise(images[:2], mean, std)
     if asks_for_layout(teacher.eval(), some):
         teacher = trace(teacher)
     notes += check_fits(teacher, some, names)
     if progress:
-        for note in notes:
-            tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)
+        _say(spec, notes)
     teacher.to(device)
     if all(t.ndim < 5 for t in teacher.state_dict().values()):  # which has no place for Conv3d's
         teacher.to(memory_format=torch.channels_last)
     place = torch.device(device)
-    return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes))
+    own = read if spec.has_training else None
+    return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes), own)
 
 
 # ---- a bench's parts -----------------------------------------------------------------------------
@@ -230,22 +296,33 @@ def _cache() -> Path:
     return folder
 
 
+def _say(spec: BenchSpec, notes: Sequence[str]) -> None:
+    for note in notes:
+        tqdm.write(one_line(f"{spec.name}: {note}"), file=sys.stderr)
+
+
 def _images(
-    spec: BenchSpec, known: Known | None, channels: int, progress: bool, notes: list[str]
-) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
+    spec: BenchSpec,
+    known: Known | None,
+    channels: int,
+    progress: bool,
+    notes: list[str],
+    split: str = "test",
+) -> tuple[Images, Tensor, tuple[str, ...]]:
     """Images, labels and classes: those of the folder that was named, or the bench's own.
 
-    What is to say of them is added to `notes`.
+    What is to say of them is added to `notes`; `split` is `test`, or `train` for training images.
     """
-    if spec.data or known is None or known.archive is None:
+    option, data = ("--data", spec.data) if split == "test" else ("--train-data", spec.train_data)
+    if data or known is None or known.archive is None:
         resize, crop = (known.resize, known.crop) if known else (None, None)
         if spec.image_size:
             resize, crop = None, spec.image_size
-        return read_image_folder(Path(str(spec.data)), channels, crop, progress, resize, notes)
+        return read_image_folder(Path(str(data)), channels, crop, progress, resize, notes, option)
     source = known.archive
-    kept = _cache() / f"{source.file.removesuffix('.tar.gz')}-test.safetensors"
+    kept = _cache() / f"{source.file.removesuffix('.tar.gz')}-{split}.safetensors"
     if not kept.exists():
-        images, labels, names = read_cifar(fetch(source, _cache() / source.file, progress))
+        images, labels, names = read_cifar(fetch(source, _cache() / source.file, progress), split)
         with claim(kept.parent):
             save_tensors(kept, {"images": images, "labels": labels}, {"classes": names})
     tensors, state = load_tensors(kept, MADE_AGAIN)
@@ -255,8 +332,30 @@ def _images(
         raise damaged(kept, f"no {error}", MADE_AGAIN) from error
 
 
+def _digits_training() -> tuple[Images, Tensor]:
+    return digits_split()[0]
+
+
+def _training(
+    spec: BenchSpec, known: Known | None, classes: tuple[str, ...], channels: int, progress: bool
+) -> tuple[Images, Tensor]:
+    """Training images and labels, of the same classes as those to evaluate on."""
+    notes: list[str] = []
+    images, labels, names = _images(spec, known, channels, progress, notes, "train")
+    if names != classes:
+        odd = sorted({*names} ^ {*classes})
+        why = f"{odd[0]} is in one of them alone" if odd else "they come in another order"
+        raise AktError(
+            f"--train-data {spec.train_data}: its classes are not those of the images to evaluate "
+            f"on, {why}: name a folder with the same class folders"
+        )
+    if progress:
+        _say(spec, notes)
+    return images, labels
+
+
 def _check_complete(spec: BenchSpec) -> None:
-    options = ("weights", "data", "mean", "std", "image_size")
+    options = ("weights", "data", "mean", "std", "image_size", "train_data")
     given = [name for name in options if getattr(spec, name) is not None]
     if spec.teacher is None and spec.bench == "digits":
         if given:

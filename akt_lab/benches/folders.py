@@ -29,24 +29,29 @@ class Listed(NamedTuple):
     notes: list[str]
 
 
-def list_images(folder: Path) -> Listed:
+def list_images(folder: Path, option: str = "--data") -> Listed:
     """The images in each class's folder and below it, sorted as by torchvision's ImageFolder.
 
     Classes come in the order of their names, or of their numbers where all are whole numbers. An
     image is what has the ending of a format that Pillow reads, or where the ending says nothing,
     begins as one. Hidden files and what was met before, through a link, are left out.
 
+    Args:
+        folder: a folder of class folders.
+        option: by which it was named, for what is said of it.
+
     Raises:
         AktError: what is no folder of classes with images in each, or cannot be read.
     """
-    check_folder(folder)
+    check_folder(folder, option)
+    named = f"{option} {folder}"
     left_out: Counter[str] = Counter()
     try:
         top = sorted(os.scandir(folder), key=lambda entry: entry.name)
         names = [entry.name for entry in top if entry.is_dir() and not _hidden(entry.name)]
-        classes, notes = _ordered(folder, names)
+        classes, notes = _ordered(named, names)
         if not classes or {name.lower() for name in classes} <= SPLITS:
-            raise AktError(f"--data {folder}: {_no_classes(folder, top, classes)}")
+            raise AktError(f"{named}: {_no_classes(folder, top, classes)}")
         left_out["beside the class folders"] = len(top) - len(names)
         roots = [str(folder / name) for name in classes]
         met = {os.path.realpath(place) for place in (str(folder), *roots)}
@@ -54,30 +59,30 @@ def list_images(folder: Path) -> Listed:
         for n, root in enumerate(roots):
             found += ((n, *each) for each in _walk(root, met, left_out))
             if not found or found[-1][0] != n:  # at once: it may be the whole disk that was named
-                raise _empty(folder, classes[n], left_out)
+                raise _empty(option, folder, classes[n], left_out)
     except OSError as error:
         raise AktError(
-            f"--data {error.filename or folder} cannot be read: {error.strerror}"
+            f"{option} {error.filename or folder} cannot be read: {error.strerror}"
         ) from error
     kept = _once(found, left_out)
     if empty := {*range(len(classes))} - {label for label, _ in kept}:
-        raise _empty(folder, classes[min(empty)], left_out)
+        raise _empty(option, folder, classes[min(empty)], left_out)
     if why := _why(left_out):
-        notes.append(f"--data {folder}{why}")
+        notes.append(f"{named}{why}")
     return Listed([path for _, path in kept], [n for n, _ in kept], tuple(classes), notes)
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, option: str = "--data") -> None:
     """Refuse with an AktError what is no folder; says what it is."""
     if not path.exists():
-        raise AktError(f"--data {path}: no such folder")
+        raise AktError(f"{option} {path}: no such folder")
     if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         raise AktError(
-            f"--data {path} is an archive: unpack it, and name the folder of class folders in it"
+            f"{option} {path} is an archive: unpack it, and name the folder of class folders in it"
         )
     if not path.is_dir():
         raise AktError(
-            f"--data {path} is not a folder: name one with a folder of images for each class"
+            f"{option} {path} is not a folder: name one with a folder of images for each class"
         )
 
 
@@ -154,8 +159,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEMS
 
 
-def _ordered(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
-    """Classes in their order, and what to say of it."""
+def _ordered(named: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """Classes of a folder so `named`, in their order, and what to say of it."""
     if not all(name.isdecimal() for name in names):
         natural = sorted(names, key=_natural)
         if natural == names:
@@ -167,7 +172,7 @@ def _ordered(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
     by_number = sorted(names, key=int)
     for one, two in pairwise(by_number):
         if int(one) == int(two):
-            raise AktError(f"--data {folder}: folders {one} and {two} are the same number")
+            raise AktError(f"{named}: folders {one} and {two} are the same number")
     if by_number == names:
         return names, []
     return by_number, [
@@ -199,9 +204,9 @@ def _no_classes(folder: Path, top: list[os.DirEntry], classes: list[str]) -> str
     return expected + (f"; it holds {images} images itself: name its parent" if images else "")
 
 
-def _empty(folder: Path, name: str, left_out: Counter[str]) -> AktError:
+def _empty(option: str, folder: Path, name: str, left_out: Counter[str]) -> AktError:
     return AktError(
-        f"--data {folder}: expected one folder of images for each class, such as "
+        f"{option} {folder}: expected one folder of images for each class, such as "
         f"{folder / 'cat' / '0001.jpg'}; no image is in {name}{_why(left_out)}"
     )
 

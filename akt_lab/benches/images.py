@@ -161,12 +161,14 @@ def read_image_folder(
     progress: bool = True,
     resize: int | None = None,
     notes: list[str] | None = None,
+    option: str = "--data",
 ) -> tuple[Tensor | FolderImages, Tensor, tuple[str, ...]]:
     """Images of a folder with one folder for each class, as `folders.list_images` finds them.
 
     What to say of them, such as how many files were left out, is added to `notes`. Their shorter
     side is resized to `resize` pixels (where None, to `image_size`), and the middle `image_size`
-    are kept. More than `IN_MEMORY` bytes of them are not held in memory.
+    are kept. More than `IN_MEMORY` bytes of them are not held in memory. `option` is what the
+    folder was named by.
 
     Returns:
         bytes (N, channels, S, S), labels (N,), and the classes' names.
@@ -175,7 +177,7 @@ def read_image_folder(
         AktError: a folder that is not there, holds no classes or no images, an image that cannot
             be read, or images that are not square and of one size while `image_size` is None.
     """
-    paths, labels, classes, said = list_images(folder)
+    paths, labels, classes, said = list_images(folder, option)
     lazy = FolderImages(paths, channels, image_size, resize)
     held = lazy.shape.numel() <= IN_MEMORY
     images = lazy.decode(paths, progress) if held else lazy
@@ -227,30 +229,41 @@ class _ArraysOnly(pickle.Unpickler):
         return self.CALLS[name]
 
 
-def read_cifar(archive: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """CIFAR-10's or -100's test images, out of the archive that its university packed.
+CIFAR_FILES = {  # of CIFAR-10, which has five of its training images, and of CIFAR-100
+    "test": ("test_batch", "test"),
+    "train": (*(f"data_batch_{number}" for number in range(1, 6)), "train"),
+}
+
+
+def read_cifar(archive: Path, split: str = "test") -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """CIFAR-10's or -100's images, out of the archive that its university packed.
+
+    Args:
+        archive: as it was downloaded.
+        split: `test`, 10,000 images; or `train`, 50,000.
 
     Returns:
-        bytes (10000, 3, 32, 32), labels (10000,), and the classes' names.
+        bytes (N, 3, 32, 32), labels (N,), and the classes' names.
 
     Raises:
         AktError: if the archive does not hold them.
     """
-    wanted = {"test_batch": "test", "test": "test", "batches.meta": "meta", "meta": "meta"}
+    wanted = (*CIFAR_FILES[split], "batches.meta", "meta")
     found: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                part, file = wanted.get(Path(member.name).name), tar.extractfile(member)
-                if part and file:
-                    found[part] = _ArraysOnly(file, encoding="latin1").load()
-        test, meta = found["test"], found["meta"]
+                name, file = Path(member.name).name, tar.extractfile(member)
+                if name in wanted and file:
+                    found[name] = _ArraysOnly(file, encoding="latin1").load()
+        meta = found.get("batches.meta") or found["meta"]
         names = meta.get("label_names") or meta["fine_label_names"]
-        labels = test.get("labels") or test["fine_labels"]
-        images = torch.from_numpy(test["data"]).view(-1, 3, 32, 32)
+        parts = [found[name] for name in CIFAR_FILES[split] if name in found]
+        labels = [label for part in parts for label in part.get("labels") or part["fine_labels"]]
+        images = torch.cat([torch.from_numpy(part["data"]).view(-1, 3, 32, 32) for part in parts])
         return images, torch.tensor(labels), tuple(names)
     except (tarfile.TarError, pickle.UnpicklingError, zlib.error, EOFError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise AktError(f"{archive} cannot be read ({reason})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise AktError(f"{archive} does not hold CIFAR's test images ({error!r})") from error
+        raise AktError(f"{archive} does not hold CIFAR's {split} images ({error!r})") from error

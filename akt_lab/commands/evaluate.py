@@ -20,7 +20,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     parser.add_argument(
         "run", nargs="?", type=path, default=None, metavar="RUN", help="a run's folder"
     )
-    add_bench_options(parser)
+    add_bench_options(parser, trains=False)
     parser.add_argument(
         "--common-pool", action="store_true", default=False,
         help="also judge the student without labels, on 256 synthetic images that are the same for "

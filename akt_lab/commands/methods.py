@@ -19,7 +19,8 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     for name, method in METHODS.items():
         s = Settings(method=name)
-        images = f"{method.pool} optimised once" if method.pool else "a generator's"
+        made = f"{method.pool} optimised once" if method.pool else "a generator's"
+        images = "real training images" if method.real else made
         rows.append({"method": name, "source": method.source, "equation": method.equation,
                      "images": images, "batch_size": s.batch_size, "ranges": s.ranges})  # fmt: skip
     if options.json:

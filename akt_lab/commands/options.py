@@ -69,8 +69,8 @@ SETTING_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_bench_options(parser: argparse.ArgumentParser) -> None:
-    """Which teacher, on which images; on which device."""
+def add_bench_options(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+    """Which teacher, on which images; on which device. `trains`: whether the command does."""
     bench = parser.add_argument_group("bench")
     bench.add_argument(
         "--bench",
@@ -83,6 +83,11 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     )
     bench.add_argument("--weights", type=path, help="the teacher's weights, .safetensors or .pth")
     bench.add_argument("--data", type=path, help="evaluation images: a folder for each class")
+    if trains:
+        bench.add_argument(
+            "--train-data", type=path,
+            help="training images, a folder for each class, read by `real` and `real+akt` alone",
+        )  # fmt: skip
     for name in ("--mean", "--std"):
         bench.add_argument(
             name, nargs="+", action="extend", type=_numbers, metavar="X",
@@ -133,13 +138,13 @@ def given_settings(
 
 def given_bench(options: argparse.Namespace) -> dict[str, Any]:
     """The parts of the bench that were named on the command line; paths made absolute."""
-    names = ("bench", "teacher", "weights", "data", "mean", "std", "image_size")
+    names = ("bench", "teacher", "weights", "data", "mean", "std", "image_size", "train_data")
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
     if "bench" in given and "teacher" in given:
         raise UsageError("--bench and --teacher exclude each other: a teacher makes its own bench")
     if "teacher" in given:
         given["bench"] = None
-    for name in {"weights", "data"} & given.keys():
+    for name in {"weights", "data", "train_data"} & given.keys():
         given[name] = os.path.abspath(given[name])
     for name in {"mean", "std"} & given.keys():
         given[name] = tuple(number for part in given[name] for number in part)

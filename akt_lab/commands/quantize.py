@@ -74,8 +74,8 @@ def _trained(options: argparse.Namespace) -> "Run":
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
         job = Job(settings, spec, run.folder, options.watch)
         if not run.done:
-            lines = found.about(bench, teacher_accuracy) + found.about_networks(networks, settings)
-            for line in lines:
+            lines = found.about(bench, teacher_accuracy) + found.about_training(bench, settings)
+            for line in lines + found.about_networks(networks, settings):
                 found.say(line)
         do(job, run, bench, teacher_accuracy, progress=True)
     return run
@@ -84,11 +84,13 @@ def _trained(options: argparse.Namespace) -> "Run":
 def _new(options: argparse.Namespace) -> tuple[Settings, "BenchSpec"]:
     """A preset's settings, replaced by what was named, none of it never read; and the bench."""
     from akt_lab.benches import BenchSpec
+    from akt_lab.methods import get_method
     from akt_lab.runs.folder import Run
 
-    given = given_settings(options)
-    settings, spec = Settings(**with_preset(given)), BenchSpec(**given_bench(options))
-    check_read([settings], given)
+    given, on = given_settings(options), given_bench(options)
+    settings, spec = Settings(**with_preset(given)), BenchSpec(**on)
+    check_read([settings], [*given, *on])
+    spec = spec.seen_by(get_method(settings.method))
     if options.out is not None:
         if options.out.exists():
             Run.create(options.out)  # says so now if it is in use

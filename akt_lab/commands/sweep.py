@@ -77,10 +77,10 @@ def run(options: argparse.Namespace) -> int:
     from akt_lab.runs.sweep import Place, run_grid
 
     out = options.out.absolute()
-    others, spec = given_settings(options, SHARED), BenchSpec(**given_bench(options))
+    others, on = given_settings(options, SHARED), given_bench(options)
     grid = (options.methods, options.bits, options.seeds, options.variants)
-    jobs = jobs_of(out, spec, *grid, others)
-    check_read([job.settings for job in jobs], others)
+    jobs = jobs_of(out, BenchSpec(**on), *grid, others)
+    check_read([job.settings for job in jobs], [*others, *on])
     if getattr(options, "dry_run", False):
         lines, load = results.by_run(out / RESULTS), functools.cache(load_bench)
         for job in jobs:

@@ -60,7 +60,7 @@ def with_generator(runs: Sequence[Run]) -> list[Run]:
     return [
         run
         for run in runs
-        if (run / CHECKPOINT).exists() and not get_method(run.settings.method).pool
+        if (run / CHECKPOINT).exists() and get_method(run.settings.method).generates
     ]
 
 

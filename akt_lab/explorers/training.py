@@ -26,7 +26,7 @@ from akt_lab.quantizer import MAX_BITS, MIN_BITS
 from akt_lab.runs.folder import ENDED, HISTORY, RECORD, Run, free_folder, is_free
 from akt_lab.settings import Settings
 
-TRAINED = [m.name for m in METHODS.values() if m.trains and not m.pool]
+TRAINED = [m.name for m in METHODS.values() if m.trains and m.generates]
 FIXED = {"batch_size": 32, "warmup_epochs": 2}  # as in the demo
 INTERVAL = 1.0  # seconds from one look at the run to the next, and between two pictures
 BUSY = ("running", "paused", "stopping")

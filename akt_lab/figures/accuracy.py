@@ -7,6 +7,7 @@ import numpy as np
 
 from akt_lab.analysis.intervals import mean_interval, proportion_interval
 from akt_lab.analysis.kept import check_one_bench
+from akt_lab.analysis.tables import ceiling
 from akt_lab.errors import AktError
 from akt_lab.figures.labels import as_code, by_line, named, seeds
 from akt_lab.figures.style import STYLE, Drawing
@@ -74,6 +75,6 @@ def accuracy_by_bits(runs: Sequence[Run]) -> Drawing:
             f"Top-1 accuracy after the last epoch on {images:g} test images of {as_code(bench)}, "
             f"{seeds(table)}. Bars: of several seeds, the 95% t-interval over them, and small dots "
             "for each; of one, the 95% Wilson interval for that many images, which says nothing "
-            f"about other seeds.{lost}"
+            f"about other seeds.{lost} {ceiling(measured['method'])}".rstrip()
         ),
     )

@@ -29,6 +29,8 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "hast+akt": {"color": COLOURS[3], "marker": ">", "linestyle": "-"},
     "granq": {"color": COLOURS[5], "marker": "p", "linestyle": "--"},
     "granq+akt": {"color": COLOURS[5], "marker": "h", "linestyle": "-"},
+    "real": {"color": "0.15", "marker": "*", "linestyle": "--"},
+    "real+akt": {"color": "0.15", "marker": "X", "linestyle": "-"},
     "gdfq": {"color": COLOURS[2], "marker": "^", "linestyle": "--"},
     "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
     "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from akt_lab.analysis.tables import ceiling
 from akt_lab.figures.style import STYLE, Drawing, plain, style_of
 from akt_lab.settings import Settings
 
@@ -33,6 +34,7 @@ def dots(cells: pd.DataFrame) -> Drawing:
         grid[-1, 0].set_xlabel("top-1 accuracy after the last epoch (%)")
         _legend(figure, bool(shown["paper"].notna().any()))
     listed = "; ".join(f"{_label(c)} {c['last']:.1f}%" for c in shown.to_dict("records"))
+    above = ceiling(shown["method"])
     return Drawing(
         figure,
         cells,
@@ -41,7 +43,7 @@ def dots(cells: pd.DataFrame) -> Drawing:
             "Top-1 accuracy after the last epoch: mean over seeds and its 95% t-interval (none "
             "for one seed). n: runs; images: what each student was trained on. The dashed line is "
             "the teacher in full precision. The paper's numbers, where there are any, are its "
-            "best epochs on test images, at budgets of their own."
+            f"best epochs on test images, at budgets of their own. {above}".rstrip()
         ),
     )
 

@@ -58,8 +58,17 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
+def about_training(bench: Bench, settings: Settings) -> list[str]:
+    """How many real images the student learns from, in a line; none where it is zero-shot."""
+    if not get_method(settings.method).real:
+        return []
+    return [f"training  {len(bench.training[1])} real images: a ceiling, not zero-shot"]
+
+
 def check_sizes(bench: Bench, settings: Settings) -> None:
     """Refuse sizes that the device has no memory for, before the system ends what fills it.
+
+    Where the method sees training images, they are read now, so that what is wrong with them shows.
 
     Raises:
         AktError: if images of a step, and what makes them, are larger already than all of it; or a
@@ -70,6 +79,8 @@ def check_sizes(bench: Bench, settings: Settings) -> None:
     needed = 3 * settings.batch_size * pixels  # noise or a view, images, their gradient
     if method.pool:
         needed += settings.pool * pixels
+    elif method.real:
+        _ = bench.training
     else:
         with torch.device("meta"):
             generator = Generator(bench.num_classes, size, bench.channels)

@@ -38,6 +38,11 @@ class Job:
         """The folder's name: the run's in results and progress."""
         return self.folder.name
 
+    @property
+    def bench(self) -> dict[str, Any]:
+        """For its record: the spec, with training images only where the run sees them."""
+        return self.spec.seen_by(get_method(self.settings.method)).to_dict()
+
 
 def jobs_of(
     folder: Path,
@@ -60,7 +65,8 @@ def jobs_of(
         others: settings that all runs share.
 
     Raises:
-        UsageError: for settings that cannot be right.
+        UsageError: for settings that cannot be right, and for a method that needs training images
+            where there are none.
     """
     jobs = {}
     for seed, b, method in itertools.product(seeds, bits, methods):
@@ -70,6 +76,7 @@ def jobs_of(
                 chosen["variant"] = variant
             settings = Settings(**with_preset(chosen))
             name = name_of(settings, spec)
+            spec.seen_by(get_method(method))
             jobs[name] = Job(settings, spec, folder / name)
     return list(jobs.values())
 
@@ -92,9 +99,9 @@ def has_ended(job: Job, lines: Mapping[str, Line], load: Callable[[BenchSpec], B
         AktError: if its folder or line is another run's: other settings, another bench.
     """
     found: Mapping[str, Any] = lines.get(job.name, {})
-    bench: Mapping[str, Any] = public_bench(job.spec.to_dict())
+    bench: Mapping[str, Any] = public_bench(job.bench)
     if (job.folder / RECORD).exists():
-        found, bench = Run(job.folder).record, job.spec.to_dict()
+        found, bench = Run(job.folder).record, job.bench
     if "settings" not in found:
         return False
     then = Settings.from_dict(found["settings"]).to_dict()
@@ -158,7 +165,7 @@ def do(
     keep_freed_memory()
     run.update_record(
         settings=job.settings.to_dict(),
-        bench=job.spec.to_dict(),
+        bench=job.bench,
         teacher_accuracy=teacher_accuracy,
         images=len(bench.images),
         classes=bench.num_classes,

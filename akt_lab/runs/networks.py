@@ -16,7 +16,7 @@ from akt_lab.errors import AktError
 from akt_lab.files import fill, load_tensors
 from akt_lab.generator import Generator, LowPass
 from akt_lab.graph import batch_norms, map_layers, residual_bodies, trace
-from akt_lab.image_pool import ImagePool, load_pool
+from akt_lab.image_pool import ImagePool, RealImages, load_pool
 from akt_lab.losses import LAMBDA
 from akt_lab.methods import get_method
 from akt_lab.quantizer import (
@@ -34,7 +34,7 @@ from akt_lab.settings import Settings
 from akt_lab.speed import speed_up
 from akt_lab.step import Training
 
-HOLDOUT = 256  # synthetic images, set aside at the end of the warm-up, that choose without labels
+HOLDOUT = 256  # images, synthetic or real as the student's, set aside to choose without labels
 
 
 def prepare(
@@ -179,7 +179,11 @@ def _image_source(
 ) -> Generator | ImagePool:
     """What the steps' images come from."""
     method = get_method(settings.method)
-    if not method.pool:
+    if method.real:
+        images, labels = bench.training
+        held_out = min(HOLDOUT, len(labels) // 4)
+        return RealImages(images, labels, method.augment, held_out, bench.normalise)
+    if method.generates:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             about = bench.num_classes, bench.image_size, bench.channels
@@ -188,9 +192,8 @@ def _image_source(
     held_out = min(HOLDOUT, settings.pool // 4) if method.trains else 0
     labels = (torch.arange(settings.pool + held_out) % bench.num_classes).to(bench.device)
     cache, steps, seed = cache_folder() / "pools", settings.pool_steps, settings.seed
-    images = load_pool(
-        teacher, method.image_terms, labels, shape, steps, seed, cache, progress, make_bar
-    )
+    terms: Any = method.image_terms
+    images = load_pool(teacher, terms, labels, shape, steps, seed, cache, progress, make_bar)
     if settings.low_pass:  # once, not at every draw: what is cropped is filtered already
         images = LowPass(bench.image_size, settings.low_pass).to(images.device)(images)
     return ImagePool(images, labels, method.augment, held_out)
@@ -240,7 +243,7 @@ def load_generator(run: Run, bench: Bench, epoch: int | None = None) -> Generato
         AktError: if there is none, or the run was made with another teacher.
     """
     settings = _settings(run, bench)
-    if get_method(settings.method).pool:
+    if not get_method(settings.method).generates:
         generator = prepare(bench, settings, progress=True).generator
     else:
         generator = _image_source(bench.teacher, bench, settings, False, tqdm).to(bench.device)

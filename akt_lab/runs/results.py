@@ -67,7 +67,8 @@ def line_of(run: Run) -> Line:
 
 def public_bench(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A bench's spec with the names of its files in place of their paths on this machine."""
-    names = {name: os.path.basename(spec[name]) for name in ("weights", "data") if spec.get(name)}
+    files = ("weights", "data", "train_data")
+    names = {name: os.path.basename(spec[name]) for name in files if spec.get(name)}
     return json.loads(json.dumps({**spec, **names}))  # tuples are lists, as in a file
 
 

@@ -102,7 +102,9 @@ def run_grid(
             if job.name not in kept.lines:  # killed between its end and its line
                 kept.append(line_of(Run.open(job.folder)))
         todo = [job for job in jobs if job not in ended]
-        for job in {job.spec: job for job in todo}.values():  # here first: mistakes show at once
+        for job in {(job.spec, job.settings.method): job for job in todo}.values():
+            found.check_sizes(load(job.spec), job.settings)  # here first: mistakes show at once
+        for job in {job.spec: job for job in todo}.values():
             _say_found(job, load(job.spec), progress)
         lost: dict[str, str] = {}  # why each did not end
         do_jobs = _here if place.workers == 0 else _on_dask
@@ -128,7 +130,6 @@ def run_grid(
 
 def _say_found(job: Job, bench: Bench, progress: bool) -> None:
     """What the runs on a bench begin with, `job` being one of them."""
-    found.check_sizes(bench, job.settings)
     accuracy, networks = judge(bench, progress), look(bench, job.settings)
     lines = [*found.about(bench, accuracy), *found.about_networks(networks, job.settings)]
     for line in [*lines, *found.in_float(bench.name, networks)] if progress else ():

@@ -68,8 +68,9 @@ def train(
             found.say(line)
     if run:
         resume(training, run)
-        about: dict[str, Any] = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
-        about |= {"watched": watch, "float_weights": networks.float_weights}
+        prints = bench.fingerprints_of(training.method)
+        made = {"settings": settings.to_dict(), "fingerprints": prints}
+        about: dict[str, Any] = {**made, "watched": watch, "float_weights": networks.float_weights}
         about |= {"steps_saved": training.epoch * settings.steps}
         if training.epoch < settings.epochs:
             run.begin(training.epoch, str(bench.device), **about)
@@ -87,7 +88,6 @@ def train(
             raise
     training.student = training.judged
     if run:
-        made = {"settings": settings.to_dict(), "fingerprints": bench.fingerprints}
         save_tensors(run / STUDENT, training.student.state_dict(), made)
         run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
     return training
@@ -295,7 +295,10 @@ def _freeze_ranges(training: Training) -> None:
 
 
 def _draw_holdout(training: Training) -> Tensor:
-    """Synthetic images for choosing without labels, the same for every student of one generator."""
+    """Images for choosing without labels, the same for every student of one generator.
+
+    Synthetic; real ones of the training images for a student that learns on them.
+    """
     source = training.generator
     if isinstance(source, ImagePool) and len(source.held_out):
         return source.held_out
@@ -303,7 +306,7 @@ def _draw_holdout(training: Training) -> Tensor:
 
 
 def _draw(training: Training, count: int, seed: int) -> Tensor:
-    """Synthetic images as the student gets them; the training's own random state stays."""
+    """Images as the student gets them; the training's own random state stays."""
     source, rng = training.generator, torch.Generator().manual_seed(seed)
     if isinstance(source, ImagePool):
         return source.draw(count, rng)[0]
@@ -316,7 +319,10 @@ def _draw(training: Training, count: int, seed: int) -> Tensor:
 
 
 def _agreement(training: Training) -> dict[str, float]:
-    """How close the student is to the teacher on the held-out synthetic images: no labels."""
+    """How close the student is to the teacher on the held-out images: no labels.
+
+    They are synthetic, as the entries' names say, but for method `real`.
+    """
     assert training.holdout is not None
     kl, same = agreement(training.judged, training.teacher, training.holdout)
     return {"synthetic_kl": kl, "synthetic_agreement": same}

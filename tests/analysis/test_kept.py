@@ -39,6 +39,20 @@ def test_older_records_have_no_fingerprints(tmp_path):
         kept.bench_of([])
 
 
+def test_training_images_are_no_part_of_what_judges_but_must_be_one(tmp_path):
+    """A zero-shot run beside the ceiling; where its images lie does not matter."""
+    seen = {"bench": {**OWN, "train_data": "/a"}, "fingerprints": {**PRINTS, "training": "3c"}}
+    moved = {**seen, "bench": {**OWN, "train_data": "/b"}}
+    runs = [fake_run(tmp_path / "1", bench=OWN, fingerprints=PRINTS)]
+    before = kept.check_one_bench(runs)
+    assert "train_data" not in before  # what was kept beside older runs keeps its name
+    runs += [fake_run(tmp_path / "2", **seen), fake_run(tmp_path / "3", **moved)]
+    assert kept.check_one_bench(runs) == {**before, "training's fingerprint": "3c"}
+    other = {**seen, "fingerprints": {**PRINTS, "training": "4d"}}
+    with pytest.raises(AktError, match="training's fingerprint: 3c, and 4d"):
+        kept.check_one_bench([*runs, fake_run(tmp_path / "4", **other)])
+
+
 def test_where_one_s_own_teacher_was_found_is_told(tmp_path, monkeypatch):
     own = {"bench": None, "teacher": "nowhere:net", "weights": __file__, "data": str(tmp_path)}
     own |= {"mean": [0.5], "std": [0.5]}

@@ -188,6 +188,10 @@ def test_images_stand_in_the_row_of_their_class(runs):
     shown, y = studies._of_classes(ImagePool(images, labels, augment=False), 3, 10)
     assert y.tolist() == [0, 0, 1, 1, 2, 2]  # as many as the rarest class has
     assert (shown[:, 0, 0, 0] == y).all()
+    real = fake_run(runs["akt"].folder.parent / "real", method="real+akt")
+    assert studies.synthetic_images([real, runs["akt"]]).title == found.title
+    with pytest.raises(AktError, match="these train on real ones"):
+        studies.synthetic_images([real])
     with pytest.raises(AktError, match="no image of some class"):
         studies._of_classes(ImagePool(images, labels, augment=False), 4, 10)
 

@@ -11,6 +11,7 @@ from akt_lab.analysis import tables
 from akt_lab.analysis.tables import reference, standing_of, summarise, verdict
 from akt_lab.commands import main
 from akt_lab.errors import AktError
+from akt_lab.figures.table import dots
 from akt_lab.settings import Settings
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,18 @@ def paper_lines(method="adadfq", values=(84.7, 84.9, 85.1), **changes):
     own = {k: v for k, v in settings.items() if k not in ("method", "seed")}
     given = {"bench": bench, "images": 10_000, "teacher": 93.9, **own, **changes}
     return [line(method, seed, value - 0.25, **given) for seed, value in enumerate(values)]
+
+
+def test_a_ceiling_is_called_one(tmp_path):
+    both = [line("real", 0, 97.0), line("real+akt", 0, 96.0), line("adadfq", 0, 95.0)]
+    note = "real, real+akt: trained on real images, a ceiling and not zero-shot."
+    cells = cells_of(tmp_path, *both)
+    assert note in tables.to_markdown(cells)
+    assert set(cells["standing"]) == {"other bench"}
+    gain = cells.set_index("method").loc["real+akt", "gain_last"]
+    assert gain == pytest.approx(-1)  # against `real`
+    assert "zero-shot" not in tables.to_markdown(cells_of(tmp_path, both[2]))
+    assert note in dots(cells).caption
 
 
 def test_verdicts():

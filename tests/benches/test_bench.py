@@ -17,6 +17,7 @@ from akt_lab.benches.images import FolderImages
 from akt_lab.benches.known import KNOWN
 from akt_lab.errors import AktError, DamagedError, UsageError
 from akt_lab.files import save_tensors
+from akt_lab.methods import METHODS
 from tests.faults import JSON, one_line
 
 
@@ -218,3 +219,125 @@ def test_a_teacher_that_asks_for_a_layout_runs_as_it_is(tmp_path):
     images, _ = next(bench.batches())
     assert torch.allclose(bench.teacher(images), network(images.contiguous()), atol=1e-6)
     assert list(bench.teacher.state_dict()) == list(network.state_dict())
+
+
+# ---- training images, for what is not zero-shot -------------------------------------------------
+
+REAL, PLAIN = METHODS["real"], METHODS["adadfq"]
+
+
+def with_training(tmp_path, **how):
+    """One's own bench, and its training images in a folder of other pixels."""
+    spec = own(tmp_path)
+    folder = write_images(tmp_path / "train", **{"count": 5, **how})
+    return replace(spec, train_data=str(folder))
+
+
+def test_training_images_are_read_as_those_to_evaluate_on_and_not_before(tmp_path, monkeypatch):
+    spec = with_training(tmp_path)
+    reads = []
+    monkeypatch.setattr(
+        "akt_lab.benches.bench.read_image_folder",
+        lambda *given: reads.append(given[0].name) or images_module.read_image_folder(*given),
+    )
+    bench = load_bench(spec, progress=False)
+    assert set(bench.fingerprints_of(PLAIN)) == {"teacher", "images"}
+    assert reads == ["data"]
+    images, labels = bench.training
+    assert reads == ["data", "train"]
+    assert images.shape == (10, 3, 8, 8)
+    assert labels.tolist() == [0] * 5 + [1] * 5
+    prints = bench.fingerprints_of(REAL)
+    assert bench.differs_from(prints) is None
+    file = tmp_path / "train" / "cat" / "0.png"
+    Image.new("RGB", (8, 8)).save(file)
+    assert load_bench(spec, progress=False).differs_from(prints) == "the training images"
+    assert load_bench(spec, progress=False).differs_from(bench.fingerprints) is None
+
+
+def test_digits_brings_its_own_training_images(digits):
+    images, labels = digits.training
+    assert images.shape == (1257, 1, 16, 16)
+    assert len(labels) == 1257
+    seen = {image.numpy().tobytes() for image in images}
+    assert not any(image.numpy().tobytes() in seen for image in digits.images)
+    assert BenchSpec().seen_by(REAL) == BenchSpec()
+
+
+def other_classes(tmp_path):
+    return with_training(tmp_path, classes=("cat", "dgo"))
+
+
+def empty_folder(tmp_path):
+    (tmp_path / "train").mkdir()
+    return replace(own(tmp_path), train_data=str(tmp_path / "train"))
+
+
+def empty_class(tmp_path):
+    spec = with_training(tmp_path)
+    for file in (tmp_path / "train" / "dog").iterdir():
+        file.unlink()
+    return spec
+
+
+def missing_folder(tmp_path):
+    return replace(own(tmp_path), train_data=str(tmp_path / "train"))
+
+
+def other_size(tmp_path):
+    return with_training(tmp_path, size=(12, 12))
+
+
+def the_same_folder(tmp_path):
+    spec = own(tmp_path)
+    return replace(spec, train_data=spec.data)
+
+
+def a_copy(tmp_path):
+    return with_training(tmp_path, count=3)  # the same numbers
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "words"),
+    [
+        (own, UsageError, "method real trains on real images: give --train-data DIR, a folder of"),
+        (other_classes, AktError, "--train-data .*train: its classes are not .*, dgo is in one"),
+        (empty_folder, AktError, "--train-data .*train: expected one folder of images for each"),
+        (empty_class, AktError, "--train-data .*train: expected .*; no image is in dog"),
+        (missing_folder, AktError, "--train-data .*train: no such folder"),
+        (other_size, AktError, "are 12 x 12, those to evaluate on 8 x 8: give --image-size"),
+        (the_same_folder, UsageError, "holds the images to evaluate on"),
+        (a_copy, UsageError, "holds the images to evaluate on"),
+    ],
+)
+def test_training_images_that_cannot_be_right(tmp_path, made, error, words):
+    """Refused where they are asked for: whoever only evaluates does without."""
+    bench = load_bench(made(tmp_path), progress=False)
+    with pytest.raises(error, match=words) as caught:
+        bench.training  # noqa: B018
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "there"),
+    [
+        ({}, True),
+        ({"bench": "cifar10"}, True),  # in its archive
+        ({"bench": "cifar10", "data": "d"}, False),
+        ({"bench": "cifar10", "data": "d", "train_data": "t"}, True),
+        ({"bench": "imagenet", "data": "d"}, False),
+        ({"bench": "imagenet", "data": "d", "train_data": "t"}, True),
+        ({"bench": None, "teacher": "a:b"}, False),
+        ({"bench": None, "teacher": "a:b", "train_data": "t"}, True),
+    ],
+)
+def test_what_a_method_sees_of_a_bench(spec, there):
+    spec = BenchSpec(**spec)
+    assert spec.seen_by(PLAIN) == replace(spec, train_data=None)
+    if there:
+        assert spec.seen_by(REAL) == spec
+    else:
+        with pytest.raises(UsageError, match="give --train-data DIR"):
+            spec.seen_by(REAL)
+    with pytest.raises(UsageError, match="drop --train-data"):
+        load_bench(BenchSpec(train_data="t"))

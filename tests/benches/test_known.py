@@ -67,6 +67,10 @@ CIFAR = {  # files in the archive, and the entries that hold labels and names
     "cifar10": ("test_batch", "batches.meta", "labels", "label_names", 10),
     "cifar100": ("test", "meta", "fine_labels", "fine_label_names", 100),
 }
+BATCHES = {  # those that hold training images, in order
+    "cifar10": [f"data_batch_{number}" for number in range(1, 6)],
+    "cifar100": ["train"],
+}
 
 
 def stand_ins(name):
@@ -78,6 +82,7 @@ def stand_ins(name):
     names = [f"class{i}" for i in range(classes)]
     files = {
         "data_batch_1": b"training images are not looked at",
+        "train": b"nor here",
         test: pickled(data=pixels, coarse_labels=[0], **{labels_entry: labels}),
         meta: pickled(**{names_entry: names}),
     }
@@ -89,6 +94,38 @@ def stand_ins(name):
     with zipfile.ZipFile(zipped, "w") as packed:
         packed.writestr("w.pth", file.getvalue())
     return archive(**files), zipped.getvalue(), file.getvalue(), (pixels, labels, names, kept)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_cifar_s_training_images_come_from_its_archive_when_they_are_asked_for(
+    name, own_cache, monkeypatch
+):
+    test, meta, labels_entry, names_entry, classes = CIFAR[name]
+    rng = np.random.default_rng(1)
+    names = [f"class{i}" for i in range(classes)]
+    made = {
+        batch: (rng.integers(0, 256, (4, 3072), dtype=np.uint8), rng.integers(0, classes, 4))
+        for batch in [test, *BATCHES[name]]
+    }
+    files = {b: pickled(data=p, **{labels_entry: y.tolist()}) for b, (p, y) in made.items()}
+    backwards = dict(reversed(files.items()))  # their order in the archive does not matter
+    data = archive(**backwards, **{meta: pickled(**{names_entry: names})})
+    own_cache.mkdir()
+    (own_cache / "c.tar.gz").write_bytes(data)
+    source = Source(("http://127.0.0.1:9/c.tar.gz",), sha("md5", data))
+    monkeypatch.setitem(known.KNOWN, name, replace(KNOWN[name], archive=source))
+    torch.save(KNOWN[name].build().state_dict(), own_cache / "w.pth")
+    spec = BenchSpec(bench=name, weights=str(own_cache / "w.pth"))
+    bench = load_bench(spec, progress=False)
+    assert not (own_cache / "c-train.safetensors").exists()
+    assert len(bench.training[1]) == 4 * len(BATCHES[name])
+    (own_cache / "c.tar.gz").unlink()
+    for each in (bench, load_bench(spec, progress=False)):  # kept beside the archive
+        images, labels = each.training
+        pixels = np.concatenate([made[batch][0] for batch in BATCHES[name]])
+        assert np.array_equal(images.flatten(1).numpy(), pixels)
+        expected = np.concatenate([made[batch][1] for batch in BATCHES[name]])
+        assert labels.tolist() == expected.tolist()
 
 
 def sha(algorithm, data):
@@ -193,6 +230,8 @@ def test_archives_that_cannot_be_used(tmp_path):
         with pytest.raises(AktError, match=message) as caught:
             read_cifar(path)
         assert "\n" not in str(caught.value)
+    with pytest.raises(AktError, match="does not hold CIFAR's train images"):
+        read_cifar(path, "train")
 
 
 # ---- ImageNet -----------------------------------------------------------------------------------

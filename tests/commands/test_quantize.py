@@ -36,6 +36,22 @@ def test_quantize_and_evaluate(run, refused, tmp_path, digits):
     refused(1, "the teacher's weights are not those that", *resume)  # ended or not
 
 
+def test_real_images(run, refused, tmp_path, digits):
+    out = tmp_path / "run"
+    code, printed, said = run("quantize", "--method", "real", *SMALL, "--out", out, "--json")
+    assert code == 0
+    assert "training  1257 real images: a ceiling, not zero-shot" in said
+    made = json.loads(printed)
+    judged = json.loads(run("evaluate", out, "--json")[1])
+    assert judged["student_accuracy"] == made["student_accuracy"]
+    resume = ["quantize", "--resume", "--out", out]
+    assert run(*resume)[0] == 0
+    refused(2, "was made with train_data None, not", *resume, "--train-data", "x")
+    record = Run(out)
+    record.update_record(fingerprints={**record.entry("fingerprints"), "training": "other"})
+    refused(1, "the training images are not those that", *resume)
+
+
 def test_resumed_as_it_began(run, tmp_path, digits, monkeypatch):
     """Sums round differently with another number of threads, or on another device."""
     out, before = tmp_path / "run", torch.get_num_threads()
@@ -184,6 +200,14 @@ def test_default_folders_are_numbered(run, tmp_path, monkeypatch, digits):
         (2, "unknown ranges ''", ["--ranges", ""]),
         (2, "did you mean 'spatial'", ["--parts", "spacial"]),
         (2, "--alpha is not read by adadfq", ["--method", "adadfq", "--alpha", "0.3"]),
+        (2, "--train-data is not read by hast", ["--method", "hast", "--train-data", "x"]),
+        (2, "drop --train-data", ["--method", "real", "--train-data", "x"]),
+        (
+            2,
+            "method real trains on real images: give --train-data DIR, a folder of images a class",
+            ["--method", "real+akt", "--bench", "imagenet", "--data", "x"],
+        ),
+        (2, "--generator-lr is not read by real", ["--method", "real", "--generator-lr", "0.1"]),
     ],
 )
 def test_quantize_s_mistakes(refused, tmp_path, monkeypatch, code, words, arguments):

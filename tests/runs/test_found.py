@@ -26,6 +26,17 @@ def test_bench_and_networks_in_five_lines(digits):
     assert found.about_networks(look(digits, plain), plain)[1] == "maps      none distilled by gdfq"
 
 
+def test_real_images_are_told_and_read_at_once(digits):
+    real = Settings(method="real")
+    told = ["training  1257 real images: a ceiling, not zero-shot"]
+    assert found.about_training(digits, real) == told
+    assert found.about_training(digits, Settings()) == []
+    without = replace(digits, read_training=None)
+    found.check_sizes(without, Settings())
+    with pytest.raises(AktError, match="give --train-data DIR"):
+        found.check_sizes(without, real)
+
+
 def test_what_is_not_quantized(digits):
     networks = look(digits, Settings())
     odd = ["a.weight", "b"], ["mul into c", "mul into d", "add into e", "mul into f"]

@@ -5,13 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, UsageError
 from akt_lab.generator import LowPass
 from akt_lab.graph import capture_maps, residual_bodies, trace
+from akt_lab.image_pool import RealImages
 from akt_lab.runs import training
 from akt_lab.runs.checkpoint import save
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import found, load_generator, load_student, make_networks, prepare
+from akt_lab.runs.networks import (
+    HOLDOUT,
+    found,
+    load_generator,
+    load_student,
+    make_networks,
+    prepare,
+)
 from akt_lab.runs.training import train
 from akt_lab.settings import Settings
 from tests.conftest import SMALL
@@ -58,6 +66,55 @@ def test_images_that_are_gone_are_made_again_and_it_shows(digits, tmp_path, monk
     shutil.rmtree(tmp_path / "pools")
     assert torch.equal(load_generator(run, digits).images, made.generator.images)
     assert "images: 100%" in capsys.readouterr().err
+
+
+# ---- real images: the ceiling ----
+
+
+@pytest.mark.parametrize("method", ["real", "real+akt"])
+def test_a_student_of_real_images_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch, method):
+    def stop(training, run):
+        save(training, run)
+        if training.epoch == 2:
+            raise AktError("stopped")
+
+    settings = Settings(method=method, **SMALL)
+    whole = train(digits, settings, Run.create(tmp_path / "whole"), progress=False)
+    assert isinstance(whole.generator, RealImages)
+    assert whole.generator_optimizer is None
+    assert torch.equal(whole.holdout, whole.generator.held_out)
+    assert len(whole.holdout) == HOLDOUT
+    run = Run.create(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr("akt_lab.runs.training.save", stop)
+        with pytest.raises(AktError, match="stopped"):
+            train(digits, settings, run, progress=False)
+    images, labels = digits.training
+    others = replace(digits, read_training=lambda: (images.flip(0), labels.flip(0)))
+    with pytest.raises(AktError, match=r"^the training images are not those that .*stopped was"):
+        train(others, settings, run, progress=False)
+    again = train(digits, settings, run, progress=False)
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(again.student.state_dict()[name], value), name
+    assert again.evaluations == whole.evaluations
+    assert set(run.entry("fingerprints")) == {"teacher", "images", "training"}
+    student, _ = load_student(run, replace(digits, read_training=None))  # it has seen enough
+    for name, value in student.state_dict().items():
+        assert torch.equal(again.student.state_dict()[name], value), name
+
+
+def test_the_other_methods_never_look_at_training_images(digits, tmp_path):
+    def look():
+        raise AssertionError
+
+    bench = replace(digits, read_training=look)
+    for method in ("ptq", "adadfq+akt", "hast"):
+        few = {"pool": 8, "pool_steps": 2} if method == "hast" else {}
+        run = Run.create(tmp_path / method)
+        train(bench, Settings(method=method, **few, **SMALL), run, progress=False)
+        assert set(run.entry("fingerprints")) == {"teacher", "images"}
+    with pytest.raises(UsageError, match="method real trains on real images: give --train-data"):
+        prepare(replace(digits, read_training=None), Settings(method="real", **SMALL))
 
 
 # ---- what people bring ----

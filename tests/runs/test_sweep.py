@@ -27,6 +27,8 @@ from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
 from akt_lab.runs.results import Results
 from akt_lab.settings import Settings
+from tests.benches.test_bench import write_images
+from tests.faults.brought import tiny
 
 SIZES = ["--batch-size", "8", "--epochs", "2", "--steps", "3"]
 GRID = ["--methods", "ptq", "adadfq", "adadfq+akt", "--bits", "3", "4"]
@@ -69,6 +71,37 @@ def test_a_dry_run_lists_and_does_nothing(capsys, tmp_path, undisturbed):
 
 
 # ---- in this process ----------------------------------------------------------------------------
+
+
+def test_a_grid_with_real_images_beside_others(tmp_path, capsys):
+    """They are in the records of those runs that see them: the others' are as without them."""
+    data, train = (write_images(tmp_path / name) for name in ("data", "train"))
+    Image.new("RGB", (8, 8)).save(train / "cat" / "0.png")
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    own = ["--teacher", "tests.faults.brought:tiny", "--weights", tmp_path / "w.pth"]
+    own += ["--data", data, "--mean", *[0.5] * 3, "--std", *[0.25] * 3]
+    out, here = tmp_path / "out", ["--workers", 0, *SIZES, "--out"]
+    assert go("--methods", "adadfq", *own, *here, out) == 0
+    both = ["--methods", "adadfq", "real", *own]
+    assert go(*both, *here, out) == 2
+    assert "give --train-data DIR" in capsys.readouterr().err
+    assert go("--methods", "adadfq", *own, "--train-data", train, *here, out) == 2
+    assert "--train-data is not read by adadfq" in capsys.readouterr().err
+    both += ["--train-data", train]
+    assert go(*both, "--dry-run", *here, out) == 0
+    assert capsys.readouterr().out.count("(ended)") == 1
+    assert go(*both, *here, out) == 0
+    plain, real = lines(out)
+    assert (plain["bench"]["train_data"], real["bench"]["train_data"]) == (None, "train")
+    assert set(real["fingerprints"]) - set(plain["fingerprints"]) == {"training"}
+    assert "real: trained on real images" in the_table(out)
+    assert go(*both, *here, out) == 0  # all has ended
+    assert len(lines(out)) == 2
+    shutil.rmtree(train)
+    assert main(["evaluate", str(Run(out / lines(out)[1]["run"]).folder)]) == 0
+    capsys.readouterr()
+    assert go(*both, *here, out) == 1
+    assert f"--train-data {train}: no such folder" in capsys.readouterr().err
 
 
 def test_what_a_line_holds(undisturbed):
