@@ -125,6 +125,9 @@ class Settings:
         "rule for activation ranges: ema, ema_legacy, minmax or per_channel_dynamic",
         OneOf("quantizer.RANGES"),
     ] = ""
+    equalize: Annotated[
+        bool, "bring the teacher's channels to one scale first (DFQ): the same logits, easier to round"
+    ] = False
     gradient: Annotated[
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
     ] = "identity"

@@ -1,6 +1,7 @@
 """A network as a graph: what its nodes do, what it shows while it runs, which maps AKT distils.
 
-What the method takes networks apart with. From the ground up: operations, captures, maps, tracing.
+What the method takes networks apart with. From the ground up: operations, captures, maps, streams,
+tracing.
 """
 
 from akt_lab.graph.captures import batch_norms, capture_bn_inputs, capture_maps
@@ -22,12 +23,14 @@ from akt_lab.graph.operations import (
     torch_class,
     unrounded,
 )
+from akt_lab.graph.streams import Stream, streams
 from akt_lab.graph.tracing import trace
 
 __all__ = [
     "CONVOLUTION",
     "PLACES",
     "QUANTIZERS",
+    "Stream",
     "activations",
     "batch_norms",
     "behind",
@@ -40,6 +43,7 @@ __all__ = [
     "operation",
     "residual_bodies",
     "residual_sums",
+    "streams",
     "torch_class",
     "trace",
     "unrounded",
