@@ -126,7 +126,8 @@ class Settings:
         OneOf("quantizer.RANGES"),
     ] = ""
     equalize: Annotated[
-        bool, "bring the teacher's channels to one scale first (DFQ): the same logits, easier to round"
+        bool,
+        "bring the teacher's channels to one scale first (DFQ): the same logits, easier to round",
     ] = False
     gradient: Annotated[
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")

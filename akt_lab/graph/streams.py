@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from akt_lab.graph.captures import has_statistics
 from akt_lab.graph.operations import (
@@ -113,25 +113,21 @@ def streams(network: fx.GraphModule) -> list[Stream]:
 def _with_weights_of_their_own(network: fx.GraphModule) -> set[nn.Module]:
     """The layers whose weights may be scaled: nothing else reads them, and all are there."""
     runs = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
-    readers = Counter(p.data_ptr() for _, p in network.named_parameters(remove_duplicate=False))
-    readers.update(
-        attrgetter(node.target)(network).data_ptr()
-        for node in network.graph.nodes
-        if node.op == "get_attr" and isinstance(attrgetter(node.target)(network), Tensor)
-    )
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    names += [node.target for node in network.graph.nodes if node.op == "get_attr"]
+    readers = Counter(id(attrgetter(name)(network)) for name in names)
 
     def is_own(module: nn.Module) -> bool:
-        weights = [*module.parameters()]
-        kind = torch_class(module)
+        kind, weights = torch_class(module), [*module.parameters()]
         return (
             (kind in WEIGHTED or (kind in NORMS and has_statistics(module)))
             and module._parameters.get("weight") is not None  # neither computed nor without one
-            and all(p.numel() and readers[p.data_ptr()] == 1 for p in weights)
+            and all(p.numel() and readers[id(p)] == 1 for p in weights)
             and not _has_hooks(module)
         )
 
-    names = (str(name) for name, count in runs.items() if count == 1)
-    return {module for module in map(network.get_submodule, names) if is_own(module)}
+    once = (network.get_submodule(str(name)) for name, count in runs.items() if count == 1)
+    return {module for module in once if is_own(module)}
 
 
 def _has_hooks(module: nn.Module | None) -> bool:

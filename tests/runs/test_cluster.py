@@ -242,7 +242,12 @@ def test_no_scheduler_there(address, words, silent, web, said, monkeypatch):
 
 
 def test_a_worker_s_address_is_not_the_scheduler_s(said):
-    quiet = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "processes": False}
+    quiet = {
+        "host": "127.0.0.1",
+        "protocol": "tcp",
+        "dashboard_address": "127.0.0.1:0",
+        "processes": False,
+    }
     with distributed.LocalCluster(n_workers=1, **quiet) as others:
         (worker,) = [each.address for each in others.workers.values()]
         with pytest.raises(AktError, match="a worker, not the"), there(worker, said.append, 1):
