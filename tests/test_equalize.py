@@ -178,8 +178,8 @@ def test_a_channel_without_a_range_stays(value):
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_layers_without_a_channel_are_left():
     network = nn.Sequential(
-        nn.Flatten(), nn.Linear(27, 0), nn.ReLU(), nn.Linear(0, 4), nn.BatchNorm1d(4), nn.ReLU(),
-        nn.Linear(4, 5),
+        nn.Flatten(), nn.Linear(27, 0), nn.ReLU(), nn.Linear(0, 4), nn.Unflatten(1, (4, 1, 1)),
+        nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Flatten(),
     )  # fmt: skip
     equalized = equalize(randomised(network))
     assert equalized.meta["equalized"] == 1
