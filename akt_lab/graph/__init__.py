@@ -1,10 +1,11 @@
 """A network as a graph: what its nodes do, what it shows while it runs, which maps AKT distils.
 
-What the method takes networks apart with. From the ground up: operations, captures, maps, streams,
+What the method takes networks apart with. From the ground up: operations, captures, maps, channels,
 tracing.
 """
 
 from akt_lab.graph.captures import batch_norms, capture_bn_inputs, capture_maps
+from akt_lab.graph.channels import Stream, streams
 from akt_lab.graph.maps import (
     PLACES,
     behind,
@@ -23,7 +24,6 @@ from akt_lab.graph.operations import (
     torch_class,
     unrounded,
 )
-from akt_lab.graph.streams import Stream, streams
 from akt_lab.graph.tracing import trace
 
 __all__ = [
