@@ -170,7 +170,8 @@ def _axes_of_flat(network: fx.GraphModule, node: fx.Node, before: int | None) ->
         return 2 if len(sizes) == 2 and _is_batch_size(sizes[0]) and sizes[1] == -1 else None
     if name == "mean":
         dims = given("dim", 0, ())
-        over = {d % before for d in (dims if isinstance(dims, tuple | list) else [dims])}
+        dims = dims if isinstance(dims, tuple | list) else [dims]
+        over = {d % before for d in dims if isinstance(d, int)}
         left = before if given("keepdim", 1, False) else before - len(over)
         return left if over and min(over) > 1 else None
     return None

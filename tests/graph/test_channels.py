@@ -72,6 +72,7 @@ CLOSED = {
     "cat": lambda: Chain(
         pooled(lambda net, x: torch.cat([x.relu(), x], 1)), nn.Linear(8, 5)
     ),
+    "a mean of all": lambda: chain(lambda net, x: x.relu() - x.mean(dim=None)),
     "softmax": lambda: chain(lambda net, x: x.softmax(1)),
     "a mean over channels": lambda: chain(lambda net, x: x.relu() - x.mean(1, keepdim=True)),
     "transposed before it is flattened": lambda: wide(lambda x: x.transpose(1, 2).flatten(1)),
