@@ -77,6 +77,9 @@ class Settings:
     act_bits: Annotated[int, "bits of activations, 2 to 8"] = 3
     first_bits: Annotated[int | None, "weight bits of the first layer, where they differ"] = None
     last_bits: Annotated[int | None, "weight bits of the last layer, where they differ"] = None
+    equalize: Annotated[
+        bool, "bring the teacher's channels to one scale before rounding (DFQ): its logits stay"
+    ] = False
     epochs: Annotated[int, "epochs, the warm-up's included", COUNT] = 400
     steps: Annotated[int, "steps an epoch", COUNT] = 200
     batch_size: Annotated[int, "images a step", COUNT] = 0

@@ -41,7 +41,7 @@ from akt_lab.methods import get_method
 from akt_lab.quantizer import quantize_model
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run
-from akt_lab.runs.networks import load_generator, load_student
+from akt_lab.runs.networks import load_generator, load_student, teacher_graph
 
 Row = dict[str, Any]
 SMALL_IMAGES = 16  # pixels: up to here a study can afford more of them
@@ -153,24 +153,29 @@ def attention(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
         AktError: if no student was trained to its end.
     """
     bench = bench_of(runs)
-    teacher, of_ranges = graph_of(bench.teacher), synthetic(runs, bench)[:10]
-    layers, images = residual_bodies(teacher), bench.normalise(bench.images[:SHOWN])
-    seen = _maps(teacher, layers, images)
+    of_ranges, images = synthetic(runs, bench)[:10], bench.normalise(bench.images[:SHOWN])
+    layers = residual_bodies(graph_of(bench.teacher))
 
     @cache
-    def rounded(*how: tuple[str, Any]) -> dict[str, Tensor]:
-        student = observe(quantize_model(bench.teacher, **dict(how)), of_ranges)
+    def seen(equalized: bool) -> dict[str, Tensor]:
+        return _maps(teacher_graph(bench, equalized), layers, images)
+
+    @cache
+    def rounded(equalized: bool, *how: tuple[str, Any]) -> dict[str, Tensor]:
+        teacher = teacher_graph(bench, equalized)
+        student = observe(quantize_model(teacher, **dict(how)), of_ranges)
         return _maps(student, layers, images)
 
     rows: list[Row] = []
     for run in tqdm(_ended(runs), "attention", unit="run", disable=not progress):
         settings = run.settings
         about = {"method": settings.label, "bits": settings.weight_bits, "seed": settings.seed}
-        before = rounded(*((name, getattr(settings, name)) for name in ROUNDING))
-        after = _maps(load_student(run, bench)[0], layers, images)
+        how = ((name, getattr(settings, name)) for name in ROUNDING)
+        before = rounded(settings.equalize, *how)
+        after, t = _maps(load_student(run, bench)[0], layers, images), seen(settings.equalize)
         for trained, maps in ((False, before), (True, after)):
             for layer, s in maps.items():
-                spatial, channel = (kl.item() for kl in attention_divergences([s], [seen[layer]]))
+                spatial, channel = (kl.item() for kl in attention_divergences([s], [t[layer]]))
                 rows.append({**about, "layer": layer, "trained": trained,
                              "spatial": spatial, "channel": channel})  # fmt: skip
     return pd.DataFrame(rows)
@@ -392,7 +397,7 @@ def side_by_side(runs: Sequence[Run]) -> SideBySide:
     """
     run, bench, about = _shown(runs)
     student, source = load_student(run, bench)
-    teacher = graph_of(bench.teacher)
+    teacher = teacher_graph(bench, run.settings.equalize)
     layers = residual_bodies(teacher)
     layer = layers[len(layers) // 2]
     labels = bench.labels.unique()[:4]

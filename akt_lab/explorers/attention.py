@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ipywidgets
@@ -19,8 +20,9 @@ from akt_lab.explorers.image_source import Images
 from akt_lab.explorers.picture import Picture, Shown
 from akt_lab.explorers.students import END, Own, Students, bench_of
 from akt_lab.figures.style import COLOURS
-from akt_lab.graph import capture_maps, residual_bodies, trace
+from akt_lab.graph import capture_maps, residual_bodies
 from akt_lab.runs.folder import Run
+from akt_lab.runs.networks import teacher_graph
 
 LOWEST, HIGHEST = 1e-5, 100  # nats, of the divergences' axis
 
@@ -190,8 +192,8 @@ def attention_explorer(
     """
     bench = bench_of(runs or (), bench)
     there, images = Students(bench, runs or (), students), Images(bench, runs or ())
-    teacher = trace(bench.teacher)
-    layers = residual_bodies(teacher)
+    teacher = cache(lambda equalized: teacher_graph(bench, equalized))
+    layers = residual_bodies(teacher(False))
     first = there.names[0]
     bits = there.bits(first)
     c: dict[str, Any] = {
@@ -207,7 +209,9 @@ def attention_explorer(
         there.follow(c["method"], c["bits"], c["epoch"])
 
     def view(layer: str, method: str, bits: int, epoch: Any, **image: Any) -> View:
-        return look(bench, teacher, there.load(method, bits, epoch), images.get(**image), layer)
+        student = there.load(method, bits, epoch)
+        partner = teacher(there.equalized(method, bits))
+        return look(bench, partner, student, images.get(**image), layer)
 
     jump = ipywidgets.Button(description="Most different layer", tooltip="jump to it")
     rows = [*images.rows, [c["method"], c["bits"]], [c["layer"], c["epoch"], jump]]

@@ -111,6 +111,10 @@ class Students:
         kept = self.runs[name][bits].epochs if name in self.runs else []
         return [*kept, END]
 
+    def equalized(self, name: str, bits: int) -> bool:
+        """Whether its teacher's channels were: its maps then are those of the equalized teacher."""
+        return name in self.runs and self.runs[name][bits].settings.equalize
+
     def follow(self, name: Any, bits: Any, epoch: Any) -> None:
         """Offer the bit-widths and epochs that there are; takes the controls of all three."""
         widths = self.bits(name.value)

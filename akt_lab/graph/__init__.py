@@ -1,9 +1,11 @@
 """A network as a graph: what its nodes do, what it shows while it runs, which maps AKT distils.
 
-What the method takes networks apart with. From the ground up: operations, captures, maps, tracing.
+What the method takes networks apart with. From the ground up: operations, captures, maps, channels,
+tracing.
 """
 
 from akt_lab.graph.captures import batch_norms, capture_bn_inputs, capture_maps
+from akt_lab.graph.channels import Stream, streams
 from akt_lab.graph.maps import (
     PLACES,
     behind,
@@ -28,6 +30,7 @@ __all__ = [
     "CONVOLUTION",
     "PLACES",
     "QUANTIZERS",
+    "Stream",
     "activations",
     "batch_norms",
     "behind",
@@ -40,6 +43,7 @@ __all__ = [
     "operation",
     "residual_bodies",
     "residual_sums",
+    "streams",
     "torch_class",
     "trace",
     "unrounded",

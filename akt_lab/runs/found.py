@@ -35,9 +35,11 @@ def about(bench: Bench, accuracy: float) -> list[str]:
 def about_networks(networks: Found, settings: Settings) -> list[str]:
     """Layers, activations, feature maps and batch norms, in two lines."""
     matched, norms = networks.batch_norms
+    count = networks.equalized
+    equalized = f"; channels of {count} stream{'s' * (count > 1)} equalized" if count else ""
     return [
         f"networks  {len(networks.layers)} layers and {len(networks.activations)} activations "
-        f"quantized, {settings.bits}; batch norms matched: {matched} of {norms}",
+        f"quantized, {settings.bits}; batch norms matched: {matched} of {norms}{equalized}",
         f"maps      {len(networks.maps)} distilled: {_few(networks.maps)}"
         if networks.maps
         else f"maps      none distilled by {settings.method}",

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.benches.bench import cache_folder
+from akt_lab.equalize import equalize
 from akt_lab.errors import AktError
 from akt_lab.files import fill, load_tensors
 from akt_lab.generator import Generator, LowPass
@@ -85,6 +86,7 @@ class Found:
         float_activations: new values that reach a quantized layer unrounded, `mul into conv2`.
         maps: layers whose outputs are distilled; none where the method distils none.
         batch_norms: how many the images' statistics match, and how many there are.
+        equalized: streams of channels that were brought to one scale.
     """
 
     layers: list[str]
@@ -93,6 +95,7 @@ class Found:
     float_activations: list[str]
     maps: list[str]
     batch_norms: tuple[int, int]
+    equalized: int
 
 
 def _maps(teacher: fx.GraphModule, student: fx.GraphModule, settings: Settings) -> list[str]:
@@ -124,13 +127,23 @@ def _found(teacher: fx.GraphModule, student: Any, maps: list[str]) -> Found:
         activations_in_float(student),
         maps,
         batch_norms(teacher),
+        teacher.meta.get("equalized", 0),
     )
 
 
+def teacher_graph(bench: Bench, equalized: bool) -> fx.GraphModule:
+    """The bench's teacher, in which a student's maps have their partners: equalized as it was."""
+    return equalize(bench.teacher) if equalized else trace(bench.teacher)
+
+
 def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The bench's teacher as a frozen graph, and an untrained student of it."""
+    """The bench's teacher as a frozen graph, and an untrained student of it.
+
+    With `settings.equalize` both have the channels of `equalize.equalize`.
+    """
+    teacher = teacher_graph(bench, settings.equalize)
     student = quantize_model(
-        bench.teacher,
+        teacher if settings.equalize else bench.teacher,
         settings.weight_bits,
         settings.act_bits,
         first_bits=settings.first_bits,
@@ -139,7 +152,6 @@ def make_networks(bench: Bench, settings: Settings) -> tuple[fx.GraphModule, fx.
         weight_ranges=settings.weight_ranges,
         gradient=settings.gradient,
     )
-    teacher = trace(bench.teacher)
     _check_traced(teacher, bench)
     return teacher.requires_grad_(False), student.requires_grad_()
 

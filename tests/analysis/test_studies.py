@@ -8,6 +8,7 @@ from akt_lab.analysis import gradients, kept, studies
 from akt_lab.analysis.verdicts import gradients_in_training
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import BenchSpec
+from akt_lab.equalize import equalize
 from akt_lab.errors import AktError, DamagedError
 from akt_lab.files import save_tensors
 from akt_lab.graph import capture_maps, residual_bodies, trace
@@ -31,6 +32,7 @@ def runs(tmp_path_factory, digits):
         "code": {"variant": "code"},
         "wide": {"method": "adadfq", "act_bits": 8, "first_bits": 8},
         "live": {"method": "granq"},
+        "equal": {"method": "gdfq", "equalize": True},
         "ptq": {"method": "ptq"},
         "pool": {"method": "zeroq", "pool": 25, "pool_steps": 2},
     }
@@ -55,24 +57,24 @@ def small(monkeypatch):
 
 
 def test_before_training_a_student_is_rounded_as_its_run_does(runs, digits, small):
-    chosen = [runs[name] for name in ("akt", "wide", "live")]
+    chosen = [runs[name] for name in ("akt", "wide", "live", "equal")]
     found = studies.attention(chosen, progress=False)
-    teacher = trace(digits.teacher)
-    layers, x = residual_bodies(teacher), digits.normalise(digits.images[:20])
-    images = studies.synthetic(chosen, digits)
+    layers = residual_bodies(trace(digits.teacher))
+    x, images = digits.normalise(digits.images[:20]), studies.synthetic(chosen, digits)
 
     def maps(network):
         with torch.inference_mode(), capture_maps(network, layers) as captured:
             network(x)
         return captured
 
-    seen = maps(teacher)
     for method, how in {
+        "gdfq": {},
         "adadfq+akt": {},
         "adadfq": {"act_bits": 8, "first_bits": 8},
         "granq": {"ranges": "per_channel_dynamic"},
     }.items():
-        student = quantize_model(digits.teacher, 3, **{"act_bits": 3, **how})
+        teacher = equalize(digits.teacher) if method == "gdfq" else trace(digits.teacher)
+        seen, student = maps(teacher), quantize_model(teacher, 3, **{"act_bits": 3, **how})
         if method != "granq":
             for batch, _ in images:
                 student(batch)
@@ -121,7 +123,7 @@ def test_training_is_every_step_of_every_student(runs):
     found = studies.training(list(runs.values()))
     steps = found.groupby(["label", "bits"])["step"].agg(list)
     assert set(steps.index.get_level_values(0)) == {
-        "adadfq", "adadfq+akt", "adadfq+akt code", "granq"
+        "adadfq", "adadfq+akt", "adadfq+akt code", "gdfq", "granq"
     }  # fmt: skip
     assert all(each in ([1, 2], [1, 2, 1, 2]) for each in steps)
     assert (found["loss_above_floor"] > -1e-3).all()  # a floor is a floor

@@ -31,6 +31,7 @@ def test_every_setting_is_an_option():
         ("--milestones 1 2", {"milestones": [1, 2]}),
         ("--milestones", {"milestones": []}),
         ("--compile --seed 7", {"compile": True, "seed": 7}),
+        ("--equalize", {"equalize": True}),
         ("--preset code --ranges minmax", {"preset": "code", "ranges": "minmax"}),
         ("", {}),
     ],

@@ -11,6 +11,7 @@ from akt_lab.explorers import attention_explorer, generator_explorer
 from akt_lab.explorers.image_source import BENCH, FILE
 from akt_lab.explorers.students import OBSERVED, ROUNDED, Kept, Students, bench_of, by_name
 from akt_lab.runs.folder import CHECKPOINT, Run
+from tests.conftest import fake_run
 from tests.explorers.conftest import touch
 
 
@@ -59,6 +60,13 @@ def test_a_run_that_went_on_is_loaded_anew(digits, runs, tmp_path):
     assert second is not first
     touch(run / CHECKPOINT)  # the record is written before the networks
     assert students.load("adadfq", 2) is not second
+
+
+def test_whose_teacher_was_equalized(digits, tmp_path):
+    for number, equalized in enumerate((False, True)):
+        run = fake_run(tmp_path / str(number), equalize=equalized)
+        assert Students(digits, [run]).equalized("adadfq", 3) is equalized
+    assert not Students(digits, []).equalized(ROUNDED, 3)
 
 
 def test_few_networks_are_kept(runs):

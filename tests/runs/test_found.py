@@ -22,6 +22,9 @@ def test_bench_and_networks_in_five_lines(digits):
         "maps      3 distilled: unit1.body.4, unit2.body.4, unit3.body.4",
     ]
     assert found.in_float("digits", networks) == []
+    equalized = replace(settings, equalize=True)
+    first, _ = found.about_networks(look(digits, equalized), equalized)
+    assert first.endswith("batch norms matched: 9 of 9; channels of 6 streams equalized")
     plain = Settings(method="gdfq")
     assert found.about_networks(look(digits, plain), plain)[1] == "maps      none distilled by gdfq"
 

@@ -180,6 +180,41 @@ def test_what_a_run_finds_in_its_networks(digits):
     assert found(prepare(bench, Settings(method="adadfq", **SMALL))).maps == []
 
 
+def test_an_equalized_teacher_and_its_student(digits, tmp_path, monkeypatch):
+    def stop(training, run):
+        save(training, run)
+        if training.epoch == 2:
+            raise AktError("stopped")
+
+    settings = Settings(method="adadfq+akt", equalize=True, **SMALL)
+    teacher, student = make_networks(digits, settings)
+    images = digits.normalise(digits.images[:4])
+    layers = residual_bodies(student)
+    _, rounded = make_networks(digits, replace(settings, act_bits=8, weight_bits=8))
+    with torch.no_grad():
+        assert torch.allclose(teacher(images), digits.teacher(images), 1e-4, 1e-4)
+        with capture_maps(teacher, layers) as maps, capture_maps(rounded, layers) as partners:
+            teacher(images), rounded(images)
+        with capture_maps(digits.teacher, layers) as unlike:
+            digits.teacher(images)
+    for name, x in maps.items():  # in one scale, and not in the given teacher's
+        assert 2 * (partners[name] - x).norm() < (unlike[name] - x).norm()
+    assert found(prepare(digits, settings)).equalized == teacher.meta["equalized"] == 6
+
+    whole = train(digits, settings, Run.create(tmp_path / "whole"), progress=False)
+    run = Run.create(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr("akt_lab.runs.training.save", stop)
+        with pytest.raises(AktError, match="stopped"):
+            train(digits, settings, run, progress=False)
+    train(digits, settings, run, progress=False)
+    loaded, _ = load_student(Run.open(run.folder), digits)
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    with torch.no_grad():
+        assert torch.equal(loaded(images), whole.student(images))
+
+
 class Random(torch.nn.Sequential):
     def forward(self, x):
         return super().forward(torch.nn.functional.dropout(x, 0.5))
