@@ -26,6 +26,7 @@ RANGES = ("ema", "ema_legacy", "minmax", "pnorm", "learned", "per_channel_dynami
 WEIGHT_RANGES = ("minmax", "pnorm", "learned")
 CHOSEN = ("pnorm", "learned")  # of both, those that begin with a choice by the p-norm
 EMA_DECAY = 0.9
+NARROW = 8  # input channels of a convolution
 
 
 class Ranged(nn.Module):
@@ -106,7 +107,12 @@ class QuantizedConv2d(QuantizedWeight, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
-        return self._conv_forward(x, self.quantized_weight(), self.bias)
+        weight = self.quantized_weight()
+        if self.in_channels < NARROW and self.kernel_size == (1, 1) != self.stride:
+            # Channels-last, oneDNN's gradient of such a weight writes beyond its memory (PyTorch
+            # 2.14), and the process dies or goes on with other numbers.
+            x, weight = x.contiguous(), weight.contiguous()
+        return self._conv_forward(x, weight, self.bias)
 
 
 class QuantizedConv1d(QuantizedWeight, nn.Conv1d):

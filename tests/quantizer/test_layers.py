@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -135,3 +137,23 @@ def test_nothing_gives_nothing(dtype, shape):
         observer = ActivationQuantizer(3, rule)
         assert observer(x).shape == shape
         assert observer.updates == 0
+
+
+NARROW_STUDENT = """
+import torch
+from torch import nn
+from akt_lab.quantizer import quantize_model
+for channels in (1, 3, 4, 7):
+    net = nn.Sequential(nn.Conv2d(3, channels, 1), nn.ReLU(), nn.Conv2d(channels, 8, 1, stride=2))
+    student = quantize_model(net).to(memory_format=torch.channels_last)
+    for _ in range(30):
+        x = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
+        student(x).square().sum().backward()
+print("the end")
+"""
+
+
+def test_a_narrow_strided_convolution_does_not_write_where_it_must_not():
+    """In a process of its own: if it does, that ends by a signal."""
+    done = subprocess.run([sys.executable, "-c", NARROW_STUDENT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "the end\n"), done.stderr
