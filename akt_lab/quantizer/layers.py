@@ -110,8 +110,9 @@ class QuantizedConv2d(QuantizedWeight, nn.Conv2d):
         weight = self.quantized_weight()
         if self.in_channels < NARROW and self.kernel_size == (1, 1) != self.stride:
             # Channels-last, oneDNN's gradient of such a weight writes beyond its memory (PyTorch
-            # 2.14), and the process dies or goes on with other numbers.
-            x, weight = x.contiguous(), weight.contiguous()
+            # 2.14), and the process dies or goes on with other numbers. (A weight of one pixel is
+            # called contiguous whatever its strides, so `contiguous` would not change them.)
+            x, weight = x.contiguous(), weight.flatten(1)[..., None, None]
         return self._conv_forward(x, weight, self.bias)
 
 
