@@ -180,7 +180,7 @@ def test_help_tells_every_name():
         for choice in (a for a in allowed if isinstance(a, OneOf)):
             assert all(name in about for name in choice.names)
             places.append(choice.place)
-    assert len(places) == 7
+    assert len(places) == 8
 
 
 NAMES = st.sampled_from([f.name for f in fields(Settings)]) | st.text(max_size=9)

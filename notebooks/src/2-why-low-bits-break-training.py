@@ -175,7 +175,7 @@ checks.gradient_norms(gradient_norms)
 # %% [markdown]
 # ## Train, and measure on the way
 #
-# From here on the package measures, in the same way. Every student starts as the teacher, sees the
+# From here on the package measures. Every student starts as the teacher, sees the
 # same images in the same order, and learns with the papers' learning rate. Two losses:
 #
 # - `kd`: the distillation loss above,
@@ -193,8 +193,8 @@ print(f"{len(found):,} gradient norms: {len(cases)} students, {STEPS} steps")
 # ## See it
 #
 # One heat map holds a whole step: a row for each layer, a column for each bit-width, bright for a
-# large gradient. The colour is the **logarithm** to base 10: one unit more is ten times the gradient. Grey cells
-# are below the scale: smaller than any gradient of a rounded student.
+# large gradient. The colour is the **logarithm** to base 10: one unit more is ten times the gradient. Grey:
+# smaller than any gradient of a rounded student.
 
 # %%
 layers = list(dict.fromkeys(found["layer"]))
@@ -234,7 +234,7 @@ show(
 # nothing to distil, and its gradient is zero. So with this loss full precision is no yardstick.
 #
 # Now scrub through training yourself, two bit-widths side by side, and switch one side to
-# cross-entropy (`ce`). (Without a running kernel: the strip above shows four of these maps.)
+# cross-entropy (`ce`). (Without a kernel: see the strip above.)
 
 # %%
 from akt_lab.explorers import gradient_explorer
@@ -242,9 +242,8 @@ from akt_lab.explorers import gradient_explorer
 gradient_explorer(table=found)
 
 # %% [markdown]
-# Is any *layer* special, or does the whole map brighten at once? And was your ranking right? Of every
-# two bit-widths: did you have them in the order of the measured norms (all layers together, median
-# over the steps)?
+# Is any *layer* special, or does the whole map brighten at once? And was your ranking right, by the
+# median over the steps of all layers together?
 
 # %%
 from itertools import combinations
@@ -299,7 +298,7 @@ for bits in BITS[1:]:
 #
 # The cleanest comparison is `ce` at the *first* step: both networks still have the teacher's weights.
 # Later the weights have been trained for the rounded network, and the full-precision one that borrows
-# them is off its own course. And `kd` has no full-precision gradient at the first step.
+# them is off its own course.
 #
 # **Predict:** below the cliff, is the ratio above 1? And the cosine?
 
@@ -342,12 +341,11 @@ show(figure, alt=f"Raw norm, ratio and cosine by bits. {' '.join(map(describe, l
 # %% [markdown]
 # Read them together, the first step of `ce` first:
 #
-# - At the first step all students have the teacher's weights, so the yardstick is one number, and
-#   `ce`'s ratio grows exactly as its raw norm does. Compare that with the raw norm of `kd`: what `kd`
+# - There the yardstick is one number, and `ce`'s ratio grows exactly as its raw norm does. Compare that with the raw norm of `kd`: what `kd`
 #   climbs beyond it goes with `kd`'s own loss, which is almost 0 at 8 bits. (Part of `ce`'s climb may
 #   be its loss's, too.)
 # - If the cosine falls towards 0, the gradient has lost its *direction*: the student is sent
-#   somewhere else than the network that it imitates. That hurts whatever its length.
+#   somewhere else than the network that it imitates.
 #
 # With `kd` at many bits both networks are near the bottom of the bowl: a low cosine means little
 # there.
@@ -362,7 +360,7 @@ for name, (rows, *_) in lines.items():
 # ## A suspect: the straight-through rule
 #
 # Notebook 1 had two rules. `identity` lets the gradient through even where a value was clipped, as
-# all the methods of this course do; `clipped` stops it there. If large gradients came from clipped
+# all methods here do; `clipped` stops it there. If large gradients came from clipped
 # values, `clipped` should tame them.
 
 # %%
@@ -453,13 +451,9 @@ show(figure, alt=f"Gradient norm through training. Largest over median: {'; '.jo
 #
 # ## Another suspect: the range
 #
-# So far every student took the range that its activations *had*: the largest value of a batch, on
-# average, is the end of its grid. Notebook 1's playground showed that a grid which cuts off the few
-# largest values can be finer for all others, and so be wrong by less. The rule `pnorm` looks for
-# that cut: layer by layer, on the synthetic images, it takes the end with the smallest
-# $\sum |\hat x - x|^{2.4}$. No gradient, no training, no label, not one bit more.
-#
-# **Predict:** how many points is that worth at 3 bits? And at 8?
+# So far an activation's grid ended where its values end. One that cuts off the few largest is finer
+# for all others. The rule `pnorm` takes the cut with the least $\sum |\hat x - x|^{2.4}$, layer by
+# layer, on synthetic images, without training. **Predict:** what is that worth at 3 bits? At 8?
 
 # %%
 ended = {"ema": ("where the values end", "o--", "#0072b2"), "pnorm": ("chosen", "D-", "#d55e00")}
@@ -481,24 +475,21 @@ show(figure, alt=f"Accuracy without training, by bits and range rule. {said}.",
      reading=f"From the values' own range to the chosen one. {said}.")  # fmt: skip
 
 # %% [markdown]
-# Both students have the same weights and the same number of levels, and neither was trained. Keep
-# the difference in mind when a method below is praised for a point or two: before asking how a
-# student *learns*, ask what grid it was given.
+# The same weights, the same number of levels. Before asking how a student *learns*, ask what grid
+# it was given.
 #
 # ## What would prove this wrong?
 #
 # The reading that we offer: *at low bits the gradient of plain distillation is large mostly because
-# the loss is large, and its lost direction is the greater trouble.* Check it against your own
-# numbers above. Three findings would speak against it:
+# the loss is large, and its lost direction is the greater trouble.* Three findings would speak against it:
 #
 # 1. a **ratio** at the first step that climbs as steeply as the raw norm of `kd`, over several
-#    seeds: then rounding itself inflates,
+#    seeds,
 # 2. bursts in the **middle** of training, at low bits only,
 # 3. a student whose gradient is cut to a fixed length (`torch.nn.utils.clip_grad_norm_`) and which
-#    then learns as well as one with 5 bits: then the length was the trouble after all.
+#    then learns as well as one with 5 bits.
 #
-# The first two take one changed line each (`seed=` in `synthetic_batches`, a larger STEPS). Try
-# `BENCH = "cifar10"` too: what holds on digits need not carry over.
+# The first two take one changed line each (`seed=` in `synthetic_batches`, a larger STEPS).
 
 # %% [markdown]
 # ## Recap
@@ -509,7 +500,7 @@ show(figure, alt=f"Accuracy without training, by bits and range rule. {said}.",
 # - Raw norms carry the loss's unit. Compare with the full-precision network *at the same weights*.
 # - Length and direction are different troubles: a ratio tells one, a cosine the other.
 # - An explosion is a step that leaves the run's own median far behind.
-# - Where a grid ends is a choice, and at low bits it can move accuracy more than training does.
+# - Where a grid ends is a choice, and at low bits a large one.
 #
 # The paper's remedy, distilling feature maps as well, comes in notebook 5.
 #
