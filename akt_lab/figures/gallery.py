@@ -31,6 +31,7 @@ from akt_lab.figures.gradients import (
 from akt_lab.figures.images import draw_synthetic_images
 from akt_lab.figures.labels import alike, on_bench
 from akt_lab.figures.method import method
+from akt_lab.figures.ranges import accuracy_by_range
 from akt_lab.figures.style import Drawing, save
 from akt_lab.figures.training import training_by_bits
 from akt_lab.files import damaged, write_whole
@@ -79,9 +80,11 @@ FIGURES: dict[str, Figure] = {
         studies.surface, draw_loss_surface, BATCH + "the first seed of each method."
     ),
     "ablations": ablations,
+    "accuracy_by_range": accuracy_by_range,
 }
 OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
-OF_DEMO = [name for name in FIGURES if name != "ablations"]  # which has runs of its own
+OF_DEMO = [name for name in FIGURES if name not in ("ablations", "accuracy_by_range")]  # these
+# have runs of their own
 
 
 def draw(names: Sequence[str], runs: Sequence[Run], folder: Path, options: str = "") -> list[Path]:
