@@ -386,6 +386,9 @@ def _unread(settings: Settings) -> dict[str, str]:
         unread |= {"range_lr": "its ranges are not learned"}
     if settings.ranges != "pnorm":
         unread |= {"range_epochs": f"its ranges are {settings.ranges}"}
+    elif not any(settings.warmup_epochs < e <= settings.epochs for e in settings.range_epochs):
+        unread |= {"range_epochs": f"its student learns in {settings.warmup_epochs + 1} to "
+                                   f"{settings.epochs}"}  # fmt: skip
     if not method.trains:
         names = ["student_lr", "temperature", "gradient", "momentum", "weight_decay", "compile"]
         names += ["schedule", "average", "min_confidence", "range_lr", "range_epochs"]

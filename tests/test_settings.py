@@ -160,6 +160,25 @@ def test_settings_that_are_not_read_are_refused(values, given, words):
     check_read([Settings(**values), *others], [given])  # one run of a grid that reads it will do
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "reads"),
+    [
+        ("range_lr", {}, {"ranges": "learned"}),
+        ("range_lr", {"ranges": "pnorm"}, {"weight_ranges": "learned"}),
+        ("range_epochs", {}, {"ranges": "pnorm", "range_epochs": (6,)}),
+        ("range_epochs", {"ranges": "pnorm", "range_epochs": (1, 500)}, {"range_epochs": (6,)}),
+        ("range_epochs", {"ranges": "learned", "range_epochs": (6,)}, {"ranges": "pnorm"}),
+    ],
+)
+def test_settings_of_ranges_that_are_not_read(name, values, reads):
+    deaf = Settings(method="adadfq", **values)
+    with pytest.raises(UsageError, match=name.replace("_", "-") + " is not read"):
+        check_read([deaf], [name])
+    check_read([deaf, replace(deaf, **reads)], [name])
+    with pytest.raises(UsageError, match="trains no student"):
+        check_read([replace(deaf, method="ptq", **reads)], [name])
+
+
 def test_what_real_images_leave_unread():
     real, plain = Settings(method="real"), Settings(method="adadfq")
     for name in ("generator_lr", "pool", "pool_steps"):

@@ -219,7 +219,7 @@ def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
     if was_warming_up and not training.warming_up:
         _freeze_ranges(training)
         training.holdout = _draw_holdout(training)
-    elif training.epoch in training.settings.range_epochs:
+    elif not training.warming_up and training.epoch in training.settings.range_epochs:
         _freeze_ranges(training)
     last = training.epoch == training.settings.epochs
     due = training.epoch % training.settings.eval_every == 0
