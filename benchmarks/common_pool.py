@@ -25,6 +25,7 @@ from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.benches.folders import check_folder
 from akt_lab.errors import AktError
 from akt_lab.files import fingerprint, load_tensors, write_whole
+from akt_lab.methods import get_method
 from akt_lab.runs.agreement import common_kl, common_pool
 from akt_lab.runs.folder import STUDENT, Run, find_runs
 from akt_lab.runs.jobs import choose_device
@@ -77,6 +78,8 @@ def judge_all(runs: Sequence[Run], data: Path, out: Path, device: str) -> pd.Dat
         try:
             if not run.done:
                 raise AktError(f"its status is {run.get('status', 'new')!r}")
+            if get_method(run.settings.method).real:
+                raise AktError("it may have learned from the images in --data")
             bench = bench_on(data, run.spec, device)
             check_others(run, data, bench)
             pool, student = common_pool(bench), load_tensors(run / STUDENT)[0]

@@ -5,8 +5,8 @@ r"""Which pieces a recipe is made of, judged on the common pool of synthetic ima
 
 AdaDFQ at the budget of the experiment on photographs, with what `--on` names, and then with one
 switch more, each a run; a row says how far its student is from the teacher on images that none of
-the compared methods made (`akt_lab/runs/agreement.py`). Rows are written as runs end, and carry no
-accuracy: what --data holds is not looked at. What has ended is not done again.
+the compared methods made (`akt_lab/runs/agreement.py`). Rows are written once the runs have ended;
+no row, and no choice, reads an accuracy. What has ended is not done again.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from akt_lab.benches import BenchSpec, load_bench
+from akt_lab.commands.options import SETTING_OPTIONS, given_settings
 from akt_lab.errors import AktError
 from akt_lab.files import write_whole
 from akt_lab.runs.agreement import common_kl, common_pool
@@ -51,11 +52,13 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def parsed(text: str) -> tuple[str, Any]:
-    """`ranges=pnorm` or `average=0.99`, a setting and its value."""
-    name, _, value = text.partition("=")
-    kind = type(getattr(Settings(), name))
-    return name, kind(value) if kind in (int, float) else value == "True" if kind is bool else value
+def given_on(texts: list[str]) -> dict[str, Any]:
+    """The settings in `ranges=pnorm`, `average=0.99`, `equalize` and the like."""
+    options = [part for text in texts for part in f"--{text.replace('_', '-')}".split("=")]
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, prog="recipe.py --on")
+    for option, how in SETTING_OPTIONS.items():
+        parser.add_argument(option, **how)
+    return given_settings(parser.parse_args(options))
 
 
 def jobs(given: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Job]:
@@ -70,8 +73,9 @@ def jobs(given: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Job]:
                 continue  # nothing was chosen
             found.setdefault(Settings(**{**BUDGET, **bits, **base, **switch}), name)
     on = "".join(f"{name}-{value}-" for name, value in base.items())
+    head = f"{given.bench}-{given.bits}-{on}"
     return {
-        name: Job(s, spec, given.runs / f"{given.bits}-{on}{name.replace(' ', '-')}-{given.seed}")
+        name: Job(s, spec, given.runs / f"{head}{name.replace(' ', '-')}-{given.seed}")
         for s, name in found.items()
     }
 
@@ -95,23 +99,25 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--on", nargs="*", default=[], type=parsed, metavar="SETTING=VALUE")
+    parser.add_argument("--on", nargs="*", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, help="default: all")
     given = parser.parse_args()
-    base = dict(given.on)
+    base = given_on(given.on)
     todo = jobs(given, base)
+    if not todo:
+        parser.error("chosen again needs --on ranges=pnorm")
     run_grid([*todo.values()], given.workers)
     rows = pd.read_csv(given.out).to_dict("records") if given.out.exists() else []
     there = {row["run"] for row in rows}
     for switch, job in todo.items():
         if job.name not in there:
             run = Run.open(job.folder)
-            about = {"run": job.name, "bits": given.bits, "seed": given.seed}
-            on = " ".join(f"{name}={value}" for name, value in base.items()) or "nothing"
-            rows.append({**about, "on": on, "switch": switch, **judged(run)})
+            about = {"bench": given.bench, "teacher": run.entry("fingerprints")["teacher"]}
+            about |= {"bits": given.bits, "seed": given.seed, "on": " ".join(given.on)}
+            rows.append({"run": job.name, **about, "switch": switch, **judged(run)})
             write_whole(given.out, pd.DataFrame(rows).to_csv(index=False).encode())
-    table = pd.DataFrame(rows)
-    print(table[table["bits"] == given.bits].sort_values("common_kl").to_string(index=False))
+    shown = [row for row in rows if row["run"] in {job.name for job in todo.values()}]
+    print(pd.DataFrame(shown).sort_values("common_kl").to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def past_warm_up(bench, **values):
     run = prepare(bench, Settings(batch_size=32, **few, **values))
     for _ in range(2):
         train_step(run, *run.generator.draw(32, run.rng))
-    freeze_ranges(run.student)
+    with torch.no_grad():
+        freeze_ranges(run.student, run.generator(*run.generator.draw(32, run.rng)))
     run.epoch = run.settings.warmup_epochs
     return run
 
@@ -177,6 +178,12 @@ def test_the_compiled_step_is_the_step(in_double):
         ("hast", "paper", {}),
         ("hast+akt", "code", {}),
         ("real", "paper", {}),
+        (
+            "adadfq",
+            "paper",
+            {"ranges": "learned", "weight_ranges": "learned", "gradient": "clipped"},
+        ),
+        ("gdfq", "paper", {"ranges": "pnorm", "weight_ranges": "pnorm"}),
     ],
 )
 def test_every_kind_of_step_becomes_one_graph(digits, monkeypatch, method, variant, more):

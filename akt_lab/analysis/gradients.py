@@ -22,7 +22,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
-from akt_lab.errors import AktError, unknown
+from akt_lab.errors import AktError, UsageError, unknown
 from akt_lab.graph import capture_maps, residual_bodies, trace
 from akt_lab.losses import Terms, akt_terms, kd_loss, total
 from akt_lab.quantizer import ActivationQuantizer, freeze_ranges, quantize_model
@@ -61,9 +61,11 @@ class Case:
     reference: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a loss that is none."""
+        """Refuse a loss that is none, and what the network in full precision has no part of."""
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
+        if self.ranges == "learned":
+            raise UsageError("learned ranges have gradients of their own: study pnorm, their start")
 
 
 # ---- the study ----------------------------------------------------------------------------------

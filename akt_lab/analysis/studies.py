@@ -47,7 +47,9 @@ Row = dict[str, Any]
 SMALL_IMAGES = 16  # pixels: up to here a study can afford more of them
 STEPS, SEEDS = 40, (0, 1, 2)  # of the gradient study
 SHOWN = 200  # real images for attention
-ROUNDING = ("weight_bits", "act_bits", "first_bits", "last_bits", "ranges", "gradient")
+ROUNDING = (
+    "weight_bits", "act_bits", "first_bits", "last_bits", "ranges", "weight_ranges", "gradient",
+)  # fmt: skip
 COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
 SURFACE_BITS, POINTS = 3, 15

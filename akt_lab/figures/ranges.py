@@ -13,6 +13,7 @@ from akt_lab.analysis.kept import check_one_bench
 from akt_lab.errors import AktError
 from akt_lab.figures.labels import as_code, seeds
 from akt_lab.figures.style import COLOURS, STYLE, Drawing
+from akt_lab.methods import get_method
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run, differences
 
@@ -24,7 +25,7 @@ LOOK: dict[str, dict[str, Any]] = {
     "learned": {"color": COLOURS[2], "marker": "^", "linestyle": "-."},
     "per_channel_dynamic": {"color": COLOURS[4], "marker": "P", "linestyle": (0, (3, 1, 1, 1))},
 }
-OWN = {"method", "seed", "ranges", "pair"}  # in which the runs may differ, beside AKT's settings
+OWN = {"seed", "ranges"}  # in which all runs may differ; those with AKT in its settings, too
 
 
 def evaluations(runs: Sequence[Run]) -> pd.DataFrame:
@@ -38,31 +39,38 @@ def evaluations(runs: Sequence[Run]) -> pd.DataFrame:
         AktError: if the runs differ in more than method, seed, ranges and AKT; says in what.
     """
     rows: list[dict[str, Any]] = []
-    first: dict[str, Any] = {}
+    first: dict[str, dict[str, Any]] = {}
     for run in runs:
-        if not run.done:
+        if not run.done:  # what diverged has no place among means
             continue
         line = results.line_of(run)
         about, s = results.row(line), run.settings
-        shared = {k: v for k, v in s.to_dict().items() if k not in {*OWN, *results.OF_AKT}}
-        for name, one, other in differences(first or shared, shared):
-            raise AktError(
-                f"{run.folder} has {name} {other}, others {one}: name a folder of runs that differ "
-                "in ranges, AKT and seed alone by --runs"
-            )
-        first = shared
+        own = {k: v for k, v in s.to_dict().items() if k not in {*OWN, "method"}}
+        of_akt = {k: own.pop(k) for k in results.OF_AKT if k != "lam" or s.variant != "paper"}
+        own["method"] = get_method(s.method).plain
+        same = {"plain": own, s.label: of_akt if s.has_akt else {}}
+        for kind, values in same.items():
+            for name, one, other in differences(first.setdefault(kind, values), values):
+                raise AktError(
+                    f"{run.folder} has {name} {other}, others {one}: name a folder of runs that "
+                    "differ in ranges, AKT and seed alone by --runs"
+                )
         each = s.steps * s.batch_size
         rows += [
             {
                 "ranges": s.ranges, "akt": s.label if s.has_akt else "", "seed": s.seed,
                 "images": (e["epoch"] - s.warmup_epochs) * each, "accuracy": e["accuracy"],
-                "bits": s.bits, "teacher": about["teacher"], "evaluated_on": about["images"],
+                "method": own["method"], "bits": s.bits, "teacher": about["teacher"],
+                "evaluated_on": about["images"],
             }
             for e in line["evaluations"]
         ]  # fmt: skip
     if not rows:
         raise AktError("accuracy_by_range needs runs that ended and were evaluated")
     table = pd.DataFrame(rows)
+    once = ["ranges", "akt", "seed", "images"]
+    if twice := table[table.duplicated(once)][once].to_dict("records"):
+        raise AktError(f"two of these runs are of one kind ({twice[0]}): take one of them away")
     plain = table[table["akt"] == ""].set_index(["ranges", "seed", "images"])["accuracy"]
     keys = pd.MultiIndex.from_frame(table[["ranges", "seed", "images"]])
     gains = table["accuracy"] - plain.reindex(keys).to_numpy()
@@ -74,7 +82,8 @@ def accuracy_by_range(runs: Sequence[Run]) -> Drawing:
     check_one_bench(runs)
     table = evaluations(runs)
     rules = [rule for rule in LOOK if rule in set(table["ranges"])]
-    teacher, images, bits = table.iloc[0][["teacher", "evaluated_on", "bits"]]
+    teacher, images, bits, method = table.iloc[0][["teacher", "evaluated_on", "bits", "method"]]
+    lost = sum(run.get("status") == "failed" for run in runs)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.8), layout="constrained")
         left.axhline(teacher, color="0.3", linewidth=1)
@@ -104,9 +113,10 @@ def accuracy_by_range(runs: Sequence[Run]) -> Drawing:
         alt=f"Accuracy by range rule through training, and AKT's gain. Ends: {'; '.join(ends)}.",
         caption=(
             f"Students of {as_code(runs[0].spec.name)} at {bits}, {seeds(table)}, {images:g} test "
-            "images: mean and 95% t-interval over seeds (of one seed, a dot). Left: AdaDFQ, whose "
-            "activation ranges are those that were observed (`ema`) or others; at 0 images the "
-            "student is only rounded. Right: AKT with the same ranges, seed by seed."
+            "images: mean and 95% t-interval over seeds (of one seed, a dot). Left: "
+            f"{as_code(method)}, whose activation ranges are those that were observed (`ema`) or "
+            "others; at 0 images the student is only rounded. Right: AKT with the same ranges, "
+            f"seed by seed.{f' Left out: {lost} runs that diverged.' if lost else ''}"
         ),
     )
 

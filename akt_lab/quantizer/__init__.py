@@ -34,6 +34,7 @@ from akt_lab.quantizer.student import (
     quantize_model,
     quantized_activations,
     quantized_layers,
+    settle_scales,
     stays_in_float,
 )
 
@@ -67,5 +68,6 @@ __all__ = [
     "quantize_model",
     "quantized_activations",
     "quantized_layers",
+    "settle_scales",
     "stays_in_float",
 ]

@@ -154,7 +154,8 @@ def fake_quantize_learned(
         scale: () or (C_out,), positive; gets a gradient.
         zero_point: int32, `scale`'s shape.
         bits: 2 to 8.
-        gradient: of x, as in `fake_quantize`; LSQ's own is `clipped`.
+        gradient: of x, `identity` or LSQ's own, `clipped`: nothing passes from beyond the grid's
+            ends, where `fake_quantize` still lets half a step through.
     """
     levels = 2 ** check_bits(bits) - 1
     slowed = scale / math.sqrt(max(1, x[0].numel() * levels))

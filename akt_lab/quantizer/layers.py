@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from akt_lab.errors import unknown
 from akt_lab.quantizer.grid import (
     GRADIENTS,
-    LEAST_SCALE,
     affine_parameters,
     check_bits,
     fake_quantize,
@@ -34,7 +33,8 @@ class Ranged(nn.Module):
 
     Attributes:
         low, high: the range, () or (R,).
-        scale: of the rule `learned`, what is learned; the zero point stays that of the range.
+        log_scale: of the rule `learned`, what is learned: so a step is a share of the scale, and
+            none ends below zero (TQT, arXiv 1903.08066). The zero point stays that of the range.
     """
 
     low: Tensor
@@ -47,21 +47,19 @@ class Ranged(nn.Module):
         self.register_buffer("low", torch.zeros(shape))
         self.register_buffer("high", torch.zeros(shape))
         if self.ranges == "learned":
-            self.scale = nn.Parameter(torch.ones(shape))
+            self.log_scale = nn.Parameter(torch.zeros(shape))
 
     @torch.no_grad()
     def _span(self, low: Tensor, high: Tensor) -> None:
         self.low.copy_(low)
         self.high.copy_(high)
         if self.ranges == "learned":
-            self.scale.copy_(affine_parameters(self.low, self.high, self.bits)[0])
+            self.log_scale.copy_(affine_parameters(self.low, self.high, self.bits)[0].log())
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, as `fake_quantize` takes them."""
         scale, zero_point = affine_parameters(self.low, self.high, self.bits)
-        return (
-            self.scale.clamp(min=LEAST_SCALE) if self.ranges == "learned" else scale
-        ), zero_point
+        return (self.log_scale.exp() if self.ranges == "learned" else scale), zero_point
 
     def _round(self, x: Tensor) -> Tensor:
         rule = fake_quantize_learned if self.ranges == "learned" else fake_quantize

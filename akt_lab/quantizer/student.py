@@ -26,10 +26,10 @@ from akt_lab.quantizer.layers import (
     WEIGHT_RANGES,
     ActivationQuantizer,
     QuantizedWeight,
-    Ranged,
 )
 
 SCALE_BITS = 32
+LEARNED = "log_scale"  # a parameter's name in `Ranged`
 Bits = int | Mapping[str, int]
 IN_FLOAT = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)  # `stays_in_float` names them
 
@@ -237,9 +237,21 @@ def quantized_activations(student: nn.Module) -> list[str]:
 
 
 def learned_scales(student: nn.Module) -> list[nn.Parameter]:
-    """The scales that `student` learns beside its weights, of the rule `learned`."""
-    ranged = (m for m in student.modules() if isinstance(m, Ranged) and m.ranges == "learned")
-    return [module.scale for module in ranged if "scale" in module._parameters]
+    """What `student` learns beside its weights: the scales' logarithms, of the rule `learned`."""
+    return [
+        p
+        for m in student.modules()
+        for n, p in m._parameters.items()
+        if n == LEARNED and p is not None
+    ]
+
+
+def settle_scales(student: nn.Module) -> None:
+    """Learned scales learn no more: `student` has the parameters of its teacher again."""
+    for module in student.modules():
+        if LEARNED in module._parameters:
+            value = module._parameters.pop(LEARNED)
+            module.register_buffer(LEARNED, value.detach())  # type: ignore[union-attr]
 
 
 def stays_in_float(student: nn.Module) -> list[str]:

@@ -27,6 +27,7 @@ from akt_lab.quantizer import (
     quantize_model,
     quantized_activations,
     quantized_layers,
+    settle_scales,
     stays_in_float,
 )
 from akt_lab.runs.checkpoint import AVERAGED, check_own, last_whole, load_epoch, under
@@ -50,7 +51,12 @@ def prepare(
     for graph in (teacher, student):
         speed_up(graph, keep=layers)
         graph.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
-    generator = _image_source(teacher, bench, settings, progress, make_bar)
+    source = teacher
+    if settings.equalize and get_method(settings.method).pool:  # the pool of those without it
+        source = trace(bench.teacher).requires_grad_(False)
+        speed_up(source)
+        source.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
+    generator = _image_source(source, bench, settings, progress, make_bar)
     generator.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore
     adam = None
     if of_generator := list(generator.parameters()):
@@ -243,6 +249,7 @@ def load_student(run: Run, bench: Bench, epoch: int | None = None) -> tuple[nn.M
     for module in student.modules():
         if isinstance(module, ActivationQuantizer):
             module.observing = False
+    settle_scales(student)
     return student.requires_grad_(False), source
 
 

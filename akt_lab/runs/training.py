@@ -285,11 +285,11 @@ def judge(bench: Bench, progress: bool = False) -> float:
 
 
 def _freeze_ranges(training: Training) -> None:
-    """Where the rule is one that chooses, it does so by images that nothing else sees."""
+    """Where the rule is one that chooses, it does so by up to 256 images, drawn for that alone."""
     images = None
     if training.settings.ranges in CHOSEN:
         images = _draw(training, HOLDOUT, training.settings.seed + 2)
-        images = images[: at_once(images.shape[-1])]
+        images = images[: at_once(images.shape[-1])]  # one pass, so fewer of large ones
     with training.autocast:
         freeze_ranges(training.student, images)
 

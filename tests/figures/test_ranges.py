@@ -58,6 +58,13 @@ def test_runs_that_differ_in_more_are_refused(runs, tmp_path):
     other = fake_run(tmp_path / "other", evaluations=[score(4, 1.0)], steps=11)
     with pytest.raises(AktError, match="differ in ranges, AKT and seed alone"):
         accuracy_by_range([*runs, other])
+    with pytest.raises(AktError, match="has method gdfq, others adadfq"):
+        accuracy_by_range([*runs, fake_run(
+            tmp_path / "gdfq", evaluations=[score(4, 1.0)], method="gdfq",
+            epochs=4, warmup_epochs=2, steps=10, batch_size=8,
+        )])  # fmt: skip
+    with pytest.raises(AktError, match="two of these runs are of one kind"):
+        accuracy_by_range([*runs, runs[0]])
     waits = fake_run(tmp_path / "waits", status="stopped")
     with pytest.raises(AktError, match="runs that ended and were evaluated"):
         accuracy_by_range([waits])

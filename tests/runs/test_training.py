@@ -8,7 +8,12 @@ import torch
 from akt_lab.errors import AktError, DivergedError
 from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
-from akt_lab.quantizer import CHOSEN, ActivationQuantizer, freeze_ranges, learned_scales
+from akt_lab.quantizer import (
+    CHOSEN,
+    ActivationQuantizer,
+    freeze_ranges,
+    learned_scales,
+)
 from akt_lab.runs import agreement, folder, networks, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
@@ -212,15 +217,18 @@ def test_ranges_are_chosen_again_where_asked(digits):
 
 
 @pytest.mark.parametrize("rule", CHOSEN)
-def test_a_run_with_chosen_ranges_goes_on_to_the_same_bits(digits, tmp_path, rule):
-    settings = Settings(method="adadfq+akt", ranges=rule, weight_ranges=rule, **SMALL)
+@pytest.mark.parametrize("after", [1, 3])  # epochs, of which two are the warm-up
+def test_a_run_with_chosen_ranges_goes_on_to_the_same_bits(digits, tmp_path, rule, after):
+    sizes = {**SMALL, "epochs": 4, "warmup_epochs": 2}
+    settings = Settings(method="adadfq+akt", ranges=rule, weight_ranges=rule, range_epochs=(1, 3),
+                        **sizes)  # fmt: skip
     whole = train(digits, settings, progress=False)
     run = Run.create(tmp_path / "run")
     ends = {"n": 0}
 
     def stop(*_):
         ends["n"] += 1
-        if ends["n"] == 2:
+        if ends["n"] == after:
             raise KeyboardInterrupt
 
     save = training.save
