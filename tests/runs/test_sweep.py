@@ -359,8 +359,14 @@ def start(out, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
+        preexec_fn=heard,
     )
+
+
+def heard():
+    """Signals that a shell in the background, or nohup, has its children ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(condition, process, seconds=900):  # what hangs, not what is slow
