@@ -453,7 +453,7 @@ show(figure, alt=f"Gradient norm through training. Largest over median: {'; '.jo
 #
 # So far an activation's grid ended where its values end. One that cuts off the few largest is finer
 # for all others. The rule `pnorm` takes the cut with the least $\sum |\hat x - x|^{2.4}$, layer by
-# layer, on synthetic images, without training. **Predict:** what is that worth at 3 bits? At 8?
+# layer, on synthetic images, without training. **Predict:** what is that worth at 2 bits? At 8?
 
 # %%
 ended = {"ema": ("where the values end", "o--", "#0072b2"), "pnorm": ("chosen", "D-", "#d55e00")}
