@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import json
 import re
@@ -172,3 +173,21 @@ def test_rank_correlations_by_hand(script):
     assert (table["common_kl"] == 1).all()
     assert list(table.loc[["gdfq", "hast"], "synthetic_kl"]) == [1, 1]
     assert table.loc["all", "synthetic_kl"] < 0
+
+
+def test_a_recipe_s_runs_are_told_apart(monkeypatch):
+    monkeypatch.syspath_prepend(STEP.parent)
+    recipe = importlib.import_module("recipe")
+    given = argparse.Namespace(
+        weights="w", data="d", bits=3, seed=0, bench="cifar10", runs=Path("runs"), switches=None
+    )
+    plain = recipe.jobs(given, {})
+    on = recipe.jobs(given, recipe.given_on(["ranges=pnorm", "equalize", "range_epochs=4"]))
+    assert plain["nothing"].settings.ranges == "ema"
+    assert "chosen again" not in plain
+    assert on["cosine"].settings.schedule == "cosine"
+    assert all(job.settings.equalize for job in on.values())
+    assert on["nothing"].settings.range_epochs == (4,)
+    folders = [job.folder for job in (*plain.values(), *on.values())]
+    assert len(set(folders)) == len(folders)
+    assert len({job.settings for job in on.values()}) == len(on)  # nothing is done twice

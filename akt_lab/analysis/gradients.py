@@ -182,6 +182,8 @@ def observe(student: nn.Module, images: Iterable[Batch]) -> nn.Module:
             for x in seen:
                 student(x)
         freeze_ranges(student, torch.cat(seen) if seen else None)
+    else:
+        freeze_ranges(student)  # weights have ranges, too
     return student
 
 

@@ -35,10 +35,12 @@ class Ranged(nn.Module):
         low, high: the range, () or (R,).
         log_scale: of the rule `learned`, what is learned: so a step is a share of the scale, and
             none ends below zero (TQT, arXiv 1903.08066). The zero point stays that of the range.
+        chosen: of `pnorm` and `learned`, whether the range was chosen.
     """
 
     low: Tensor
     high: Tensor
+    chosen: Tensor
     bits: int
     ranges: str
     gradient: str
@@ -46,6 +48,8 @@ class Ranged(nn.Module):
     def _make_room(self, *shape: int) -> None:
         self.register_buffer("low", torch.zeros(shape))
         self.register_buffer("high", torch.zeros(shape))
+        if self.ranges in CHOSEN:
+            self.register_buffer("chosen", torch.zeros((), dtype=torch.bool))
         if self.ranges == "learned":
             self.log_scale = nn.Parameter(torch.zeros(shape))
 
@@ -69,8 +73,8 @@ class Ranged(nn.Module):
 class QuantizedWeight(Ranged):
     """Mixed into a layer: its weight, fake-quantized per output channel at every forward pass.
 
-    Ranges: `minmax`, the weight's extremes at that pass; `pnorm`, those with the least error at
-    the beginning; `learned`, the same, and learned from there.
+    Ranges: `minmax`, the weight's extremes at that pass; `pnorm`, its extremes at the beginning
+    until `choose` takes those with the least error; `learned`, the same, and learned from there.
     """
 
     weight: Tensor
@@ -86,7 +90,13 @@ class QuantizedWeight(Ranged):
         self.weight_bits, self.ranges, self.gradient = bits, ranges, gradient
         if ranges != "minmax" and self.weight.numel():
             self._make_room(len(self.weight))
-            self._span(*pnorm_range(self.weight.detach().flatten(1), None, bits))
+            self._span(*self.weight.detach().flatten(1).aminmax(dim=1))
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """Take each channel's range with the least p-norm error on the weight as it is now."""
+        self._span(*pnorm_range(self.weight.flatten(1), None, self.bits))
+        self.chosen.fill_(True)
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Scales and zero points, (C_out,)."""
@@ -151,11 +161,9 @@ class ActivationQuantizer(Ranged):
         low, high: the range observed so far, scalars.
         updates: how many batches were observed.
         observing: whether a forward pass updates the range.
-        chosen: of `pnorm` and `learned`, whether the range was chosen.
     """
 
     updates: Tensor
-    chosen: Tensor
 
     def __init__(self, bits: int, ranges: str = "ema", gradient: str = "identity") -> None:
         """Raises UsageError for bits outside 2 to 8 or unknown names."""
@@ -168,8 +176,6 @@ class ActivationQuantizer(Ranged):
         self.observing = ranges != "per_channel_dynamic"
         self._make_room()
         self.register_buffer("updates", torch.zeros(()))
-        if ranges in CHOSEN:
-            self.register_buffer("chosen", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape, on the grid."""

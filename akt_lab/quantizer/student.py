@@ -177,6 +177,8 @@ def _resolve(bits: Bits, places: Mapping[str, tuple[str, ...]], kind: str) -> di
 def freeze_ranges(student: nn.Module, images: Tensor | None = None) -> None:
     """Stop every activation quantizer of `student` from updating its range.
 
+    Before that, weights whose rule is `pnorm` or `learned` choose theirs, once.
+
     Args:
         student: from `quantize_model`.
         images: (B, channels, S, S) in the teacher's normalised input space, by which the rules
@@ -186,6 +188,10 @@ def freeze_ranges(student: nn.Module, images: Tensor | None = None) -> None:
     Raises:
         AktError: if one of them has seen no batch yet, or a NaN, which no later batch mends.
     """
+    layers = [layer for layer in student.modules() if isinstance(layer, QuantizedWeight)]
+    for layer in layers:
+        if layer.ranges in CHOSEN and layer.weight.numel() and not layer.chosen:
+            layer.choose()
     activations = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
     if images is not None:
         _choose_ranges(student, [m for m in activations.values() if m.ranges in CHOSEN], images)

@@ -19,6 +19,7 @@ from akt_lab.quantizer import (
     fake_quantize,
     fake_quantize_rows,
     freeze_ranges,
+    layers,
     quantize_model,
 )
 
@@ -351,6 +352,20 @@ def test_learned_scales_are_parameters_beside_the_weights(functional_net):
         n for n, _ in functional_net.named_parameters()
     ]
     assert quantizer.learned_scales(quantize_model(functional_net)) == []
+
+
+def test_weights_choose_once_when_ranges_are_frozen(functional_net, monkeypatch):
+    """Not where a student is only built, to be looked at or filled from a file."""
+    searched = []
+    monkeypatch.setattr(layers, "pnorm_range", lambda r, *_: searched.append(r) or r.aminmax(dim=1))
+    student = quantize_model(functional_net, ranges="per_channel_dynamic", weight_ranges="pnorm")
+    assert not searched
+    freeze_ranges(student)
+    assert len(searched) == len(quantizer.quantized_layers(student))
+    again = quantize_model(functional_net, ranges="per_channel_dynamic", weight_ranges="pnorm")
+    again.load_state_dict(student.state_dict())
+    freeze_ranges(again)  # as on --resume, when the weights have moved
+    assert len(searched) == len(quantizer.quantized_layers(student))
 
 
 @pytest.mark.parametrize("rule", quantizer.CHOSEN)
