@@ -106,7 +106,8 @@ def accuracy_by_range(runs: Sequence[Run]) -> Drawing:
         for axes in (left, right):
             axes.set_xlabel("images that the student has learned from")
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(frameon=False, loc="best", fontsize=9)
+                above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}  # of all bars
+                axes.legend(frameon=False, fontsize=9, **above)
     return Drawing(
         figure,
         table,
