@@ -189,7 +189,7 @@ class Settings:
         now |= {name: now[name] or getattr(method, name) for name in OF_METHOD}
         now["warmup_epochs"] = self.warmup_epochs or max(1, min(4, self.epochs // 4))
         if not method.trains:  # post-training: the warm-up is all there is
-            now["epochs"] = min(self.epochs, self.warmup_epochs)
+            now["epochs"] = now["warmup_epochs"] = min(self.epochs, self.warmup_epochs)
         now["_filled"] = {n: (given[n], now[n]) for n in given if given[n] != now[n]}
         self._check(method)
 

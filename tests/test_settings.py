@@ -68,6 +68,8 @@ def test_a_record_gives_the_same_settings_back(method):
 
 def test_post_training_stops_after_its_warm_up():
     assert Settings(method="ptq", epochs=8, warmup_epochs=2).epochs == 2
+    short = Settings(method="ptq", epochs=2, warmup_epochs=8)
+    assert short.epochs == short.warmup_epochs == 2  # so its ranges are frozen, and it is judged
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import alone takes longer on a busy machine. So what is lost is looked after her
 """
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import multiprocessing.spawn
@@ -183,7 +184,11 @@ def here(workers: int, preload: str, say: Say, with_main: bool = False) -> Itera
 
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """A connection to a worker that was killed is no news: `Here` says what happens."""
+    """A connection to a worker that was killed is no news: `Here` says what happens.
+
+    Nor is what Dask was still waiting for when it was closed, of which asyncio speaks when it is
+    collected: that is done here, too.
+    """
     loggers = [logging.getLogger(name) for name in ("asyncio", "tornado.application")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -191,6 +196,7 @@ def _without_tracebacks() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

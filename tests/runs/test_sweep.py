@@ -494,7 +494,7 @@ def test_a_script_that_holds_its_own_teacher(guard, tmp_path):
         assert done.returncode == 0, done.stderr
     else:
         assert done.stderr.count("Traceback") == 1  # of the AktError, which is not caught here
-        assert "call run_grid under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+        assert "call run_grid under `if __name__ == '__main__':`" in done.stderr
 
 
 def a_bench(folder, network):
