@@ -1,20 +1,17 @@
 """What changes no number beyond rounding: delete it, and all still works.
 
-Freed memory kept in the process, tensors laid out alike, batch norms and ReLUs with fewer passes
-over memory, and a training step as one graph that Inductor fuses.
+Freed memory kept in the process, tensors laid out alike, and batch norms and ReLUs with fewer
+passes over memory.
 """
 
 import ctypes
 import functools
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = 2**31 - 1  # bytes
@@ -99,35 +96,3 @@ def speed_up(network: fx.GraphModule, keep: Collection[str] = ()) -> None:
             safe[relu] = safe.get(relu, True) and may_overwrite(node)
     for relu, is_safe in safe.items():
         relu.inplace = is_safe  # type: ignore[assignment]
-
-
-def as_one_graph(step: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
-    """`step`, its backward passes included, as one compiled graph of what it does with `example`.
-
-    The same values up to rounding. Tracing takes seconds and compiling up to three minutes on
-    two cores, so it pays for runs of some thousand steps.
-
-    Args:
-        step: of tensors; whatever else it reads is fixed now, except that weights and buffers
-            are read, and buffers written, where they lie.
-        example: its arguments, of the shapes that all later ones have.
-    """
-    traced = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
-    fast = torch.compile(traced, dynamic=False)
-
-    def run(*args: Tensor) -> Any:
-        with torch.no_grad():  # the backward passes are in the graph
-            return fast(*args)
-
-    return run
-
-
-@contextmanager
-def unchanged_buffers(module: nn.Module) -> Iterator[None]:
-    """What a batch norm counted inside the block, a tracing's mock batch, does not count."""
-    before = [buffer.clone() for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(module.buffers(), before, strict=True):
-            buffer.copy_(value)

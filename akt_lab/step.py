@@ -11,7 +11,8 @@ Methods with a pool of ready images (HAST) or real ones draw x, y, and only the 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from akt_lab.image_pool import ImagePool
 from akt_lab.losses import LAMBDA, Terms, akt_terms, total
 from akt_lab.methods import Method, get_method
 from akt_lab.settings import Settings
-from akt_lab.speed import as_one_graph, laid_out_as, unchanged_buffers
+from akt_lab.shared_graph import SharedGraph
+from akt_lab.speed import laid_out_as
 
 Gradients = Sequence[Tensor | None]
 Step = tuple[Terms, Gradients, Gradients]  # every loss term; the generator's, the student's
@@ -41,12 +43,13 @@ class Training:
     student_optimizer: torch.optim.Optimizer
     rng: torch.Generator
     epoch: int = 0
-    lam: float | None = None
+    lam: Any = None  # a float; a tensor inside a graph that runs share
     holdout: Tensor | None = None
     evaluations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     watch: bool = False
     compiled: Callable[[Tensor, Tensor], Step] | None = None
+    graphs: dict[str, SharedGraph] = field(default_factory=dict)
     averaged: nn.Module | None = None
 
     @property
@@ -195,6 +198,44 @@ def _from_pool(training: Training, x: Tensor, y: Tensor) -> Step:
     return {f"student/{name}": term.detach() for name, term in terms.items()}, (), for_student
 
 
+# ---- the same as one graph ----------------------------------------------------------------------
+
+# What the losses and their gradients do not depend on: runs that differ in it have one graph.
+OF_NO_GRAPH = {
+    "seed", "lam", "epochs", "steps", "warmup_epochs", "generator_lr", "student_lr", "range_lr",
+    "momentum", "weight_decay", "schedule", "milestones", "average", "range_epochs", "eval_every",
+    "pool", "pool_steps",
+}  # fmt: skip
+
+
+def tensors_of(training: Training) -> dict[str, Tensor]:
+    """All that a step reads and that may differ from run to run, by names that do not."""
+    networks = {n: getattr(training, n) for n in ("teacher", "student", "generator")}
+    found = {"lam": training.lam} if isinstance(training.lam, Tensor) else {}
+    for kind, network in networks.items():
+        own = [*network.named_parameters(), *network.named_buffers()]
+        found |= {f"{kind}.{name}": tensor for name, tensor in own}
+    return found
+
+
+def as_shared_graph(training: Training, z: Tensor, y: Tensor) -> Callable[[Tensor, Tensor], Step]:
+    """`losses_and_gradients` of a run as one graph: another run's, if there is one of its kind.
+
+    Graphs are shared among runs whose `graphs` is one dict: of one teacher, then. After the
+    warm-up, and when lambda is known.
+    """
+    with_lam = training
+    if training.lam is not None:
+        with_lam = replace(training, lam=torch.tensor(training.lam, device=z.device))
+    own, settings = tensors_of(with_lam), training.settings.to_dict()
+    kind = str([v for k, v in settings.items() if k not in OF_NO_GRAPH])
+    if kind not in training.graphs:
+        training.graphs[kind] = SharedGraph(
+            lambda z, y: losses_and_gradients(with_lam, z, y), own, z, y
+        )
+    return training.graphs[kind].of(own)
+
+
 def _gradients(training: Training, z: Tensor, y: Tensor) -> Step:
     """`losses_and_gradients`, as one compiled graph where the settings ask for it.
 
@@ -205,11 +246,11 @@ def _gradients(training: Training, z: Tensor, y: Tensor) -> Step:
     if unsettled or not settings.compile:
         return losses_and_gradients(training, z, y)
     if training.compiled is None:
-        with unchanged_buffers(training.generator):
-            training.compiled = as_one_graph(
-                lambda z, y: losses_and_gradients(training, z, y), z, y
-            )
+        training.compiled = as_shared_graph(training, z, y)
     return training.compiled(z, y)
+
+
+# ---- one step ---------------------------------------------------------------------------------
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
