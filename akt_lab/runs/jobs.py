@@ -18,9 +18,11 @@ from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
 from akt_lab.runs.checkpoint import check_own, has_checkpoint
 from akt_lab.runs.folder import ENDED, RECORD, STUDENT, Run, check_made_with, differences
+from akt_lab.runs.in_turns import Steps, whole
 from akt_lab.runs.results import Line, public_bench
-from akt_lab.runs.training import train
+from akt_lab.runs.training import stepwise
 from akt_lab.settings import Settings, with_preset
+from akt_lab.shared_graph import SharedGraph
 from akt_lab.speed import keep_freed_memory
 
 
@@ -151,7 +153,22 @@ def do(
     progress: bool,
     make_bar: Callable[..., Any] = tqdm,
 ) -> None:
+    """Do one job: `doing`, without a stop."""
+    whole(doing(job, run, bench, teacher_accuracy, progress, make_bar))
+
+
+def doing(
+    job: Job,
+    run: Run,
+    bench: Bench,
+    teacher_accuracy: float,
+    progress: bool,
+    make_bar: Callable[..., Any] = tqdm,
+    graphs: dict[str, SharedGraph] | None = None,
+) -> Steps[None]:
     """Do one job in its run folder, from the folder's checkpoint; nothing if it has ended.
+
+    Stops after each step. Runs of one bench that are given one dict of `graphs` share them.
 
     Freed memory stays with the process from now on: it should be one that is there for runs.
 
@@ -172,7 +189,7 @@ def do(
         made_in=os.getcwd(),  # where one's own teacher's module was found
     )
     watch = job.watch or run.get("watched", False)  # as it began
-    train(bench, job.settings, run, progress, make_bar, watch)
+    yield from stepwise(bench, job.settings, run, progress, make_bar, watch, graphs)
 
 
 def choose_device(name: str | None = None) -> str:

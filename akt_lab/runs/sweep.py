@@ -28,11 +28,13 @@ from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import cannot_write, claim
 from akt_lab.runs import cluster, found
 from akt_lab.runs.folder import Run
-from akt_lab.runs.jobs import Job, choose_device, do, has_ended
+from akt_lab.runs.in_turns import Steps, in_turns, whole
+from akt_lab.runs.jobs import Job, choose_device, doing, has_ended
 from akt_lab.runs.networks import look
 from akt_lab.runs.progress import Live, Report, Tell, reason
 from akt_lab.runs.results import Line, Results, line_of
 from akt_lab.runs.training import evaluate, judge
+from akt_lab.shared_graph import SharedGraph
 
 Ended = tuple[Job, Line | Exception]
 
@@ -48,6 +50,7 @@ class Place:
         device: `cpu` or `cuda`; what each worker has where None.
         threads: of each run. Sums round differently with another number.
         wait: minutes to wait while the cluster at `scheduler` has no worker.
+        side_by_side: students that each process trains at once, a step of each in turn.
     """
 
     workers: int | None = None
@@ -55,6 +58,7 @@ class Place:
     device: str | None = "cpu"
     threads: int = 1
     wait: float = 30
+    side_by_side: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right."""
@@ -62,6 +66,8 @@ class Place:
             raise UsageError(f"workers must be at least 0, not {self.workers}")
         if self.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {self.threads}")
+        if self.side_by_side < 1:
+            raise UsageError(f"--side-by-side must be at least 1, not {self.side_by_side}")
         if not 0 < self.wait < math.inf:
             raise UsageError(f"--wait takes minutes, more than 0, not {self.wait}")
         if self.scheduler is not None:
@@ -155,28 +161,42 @@ def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
         tell: is told how far the run is.
         sweep: names this sweep: for the next, benches are loaded anew, as their files may change.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(place.threads)
+    with _threads(place.threads):
+        return whole(_steps(job, place, tell, sweep))
+
+
+def _steps(job: Job, place: Place, tell: Tell, sweep: str) -> Steps[Line]:
+    """`run_job`, with a stop after each step."""
+    with claim(job.folder), suppress(DivergedError):
+        bar = functools.partial(Report, tell, job.name, job.settings.steps)
+        bench, accuracy, graphs = _bench(job.spec, choose_device(place.device), sweep)
+        yield from doing(job, Run(job.folder), bench, accuracy, True, bar, graphs)
+    return line_of(Run(job.folder))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        with claim(job.folder), suppress(DivergedError):
-            bar = functools.partial(Report, tell, job.name, job.settings.steps)
-            bench = _bench(job.spec, choose_device(place.device), sweep)
-            do(job, Run(job.folder), *bench, True, bar)
-        return line_of(Run(job.folder))
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @functools.lru_cache(maxsize=2)
-def _bench(spec: BenchSpec, device: str, sweep: str) -> tuple[Bench, float]:
+def _bench(spec: BenchSpec, device: str, sweep: str) -> tuple[Bench, float, dict[str, SharedGraph]]:
+    """A bench, its teacher's accuracy, and the graphs that runs on it share."""
     bench = load_bench(spec, device, progress=False)
-    return bench, evaluate(bench.teacher, bench)
+    return bench, evaluate(bench.teacher, bench), {}
 
 
 def _here(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
+    """The jobs as they end, in this process: so many at a time, a step of each in turn."""
     sweep = uuid.uuid4().hex
-    for job in jobs:
-        yield job, run_job(job, place, live.tell, sweep)
+    steps = {job: _steps(job, place, live.tell, sweep) for job in jobs}
+    with _threads(place.threads), closing(in_turns(steps, place.side_by_side)) as ends:
+        yield from ends
 
 
 # ---- on Dask ------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from akt_lab.runs import found
 from akt_lab.runs.agreement import agreement, at_once
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
+from akt_lab.runs.in_turns import Steps, whole
 from akt_lab.runs.networks import HOLDOUT, prepare
 from akt_lab.runs.networks import found as networks_of
 from akt_lab.settings import Settings
+from akt_lab.shared_graph import SharedGraph
 from akt_lab.step import Training, train_step
 
 FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a GPU's host does
@@ -40,7 +42,22 @@ def train(
     make_bar: Callable[..., Any] = tqdm,
     watch: bool = False,
 ) -> Training:
+    """Train a student: `stepwise`, without a stop."""
+    return whole(stepwise(bench, settings, run, progress, make_bar, watch))
+
+
+def stepwise(
+    bench: Bench,
+    settings: Settings,
+    run: Run | None = None,
+    progress: bool = True,
+    make_bar: Callable[..., Any] = tqdm,
+    watch: bool = False,
+    graphs: dict[str, SharedGraph] | None = None,
+) -> Steps[Training]:
     """Train a student; leave record, history, checkpoints and student in `run`'s folder.
+
+    Stops after each step, so that other students can take theirs in between.
 
     Goes on from the folder's checkpoint where there is one, to the same bits.
 
@@ -52,6 +69,10 @@ def train(
         make_bar: what makes it; called and used as tqdm.
         watch: whether to keep what the explorers show: student and generator after every epoch,
             and each layer's gradient norm at every step. No number changes by it.
+        graphs: of compiled steps, shared by the runs of a bench that are given one dict.
+
+    Returns:
+        What was trained, when it ends.
 
     Raises:
         DivergedError: a loss that is not finite: which one, and where.
@@ -62,6 +83,7 @@ def train(
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
     training.watch = watch
+    training.graphs = {} if graphs is None else graphs
     networks = networks_of(training)
     if progress and make_bar is tqdm:  # a sweep says it once for all
         for line in found.in_float(bench.name, networks):
@@ -81,7 +103,7 @@ def train(
         bar.set_description(f"{settings.method} {settings.bits}")
         try:
             while training.epoch < settings.epochs:
-                _run_epoch(training, bench, run, bar)
+                yield from _run_epoch(training, bench, run, bar)
         except AktError as error:
             if run:
                 _record_failure(training, run, error)
@@ -116,8 +138,8 @@ def _record_failure(training: Training, run: Run, error: AktError) -> None:
         run.update_record(**about, **_outcome(training))
 
 
-def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> None:
-    """One epoch; its history is written even if it breaks off, its checkpoint only at its end."""
+def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> Steps[None]:
+    """One epoch, step by step: its history is written even if it breaks off, its checkpoint not."""
     rows = NewRows(run)
     waiting: list[tuple[int, Terms]] = []
     last, fetch_after = training.settings.steps - 1, FETCH_AFTER[bench.device.type]
@@ -132,6 +154,7 @@ def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> N
                 bar.set_postfix(_live(training, rows[-1]), refresh=False)
                 rows.write_some()
             bar.update()
+            yield
         _end_epoch(training, bench, rows[-1])
     finally:
         seconds = time.perf_counter() - started
@@ -152,11 +175,11 @@ def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> N
     s = training.settings
     if training.epoch <= s.warmup_epochs < s.epochs:
         return
-    whole = training.seconds + seconds * (s.epochs - training.epoch)
-    shown = f"{whole / 3600:.1f} h" if whole > 5400 else f"{whole / 60:.1f} min"
+    in_all = training.seconds + seconds * (s.epochs - training.epoch)
+    shown = f"{in_all / 3600:.1f} h" if in_all > 5400 else f"{in_all / 60:.1f} min"
     bar.set_description(f"{s.method} {s.bits}, ~{shown} in all")
     if run:
-        run.update_record(projected_seconds=round(whole, 1))
+        run.update_record(projected_seconds=round(in_all, 1))
 
 
 def _fetch(epoch: int, waiting: list[tuple[int, Terms]], rows: list[dict[str, float]]) -> None:

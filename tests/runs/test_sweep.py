@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from akt_lab.benches import BenchSpec
 from akt_lab.benches.teacher import call_factory
 from akt_lab.commands import main
 from akt_lab.errors import AktError
-from akt_lab.files import claim, save_tensors
+from akt_lab.files import claim, load_tensors, save_tensors
 from akt_lab.runs import cluster, jobs, networks, sweep
 from akt_lab.runs.cluster import ClusterLost
 from akt_lab.runs.folder import Run
@@ -102,6 +103,72 @@ def test_a_grid_with_real_images_beside_others(tmp_path, capsys):
     capsys.readouterr()
     assert go(*both, *here, out) == 1
     assert f"--train-data {train}: no such folder" in capsys.readouterr().err
+
+
+def side_by_side(out, at_once, **changes):
+    """The grid in this process, so many students at a time; a run's settings may be others."""
+    sizes = {"batch_size": 8, "epochs": 2, "steps": 3}
+    methods = ["ptq", "adadfq", "adadfq+akt"]
+    grid = jobs_of(out, BenchSpec(), methods, [3, 4], [0], [], sizes)
+    grid = [replace(j, settings=replace(j.settings, **changes.get(j.name, {}))) for j in grid]
+    place = sweep.Place(0, side_by_side=at_once)
+    return sweep.run_grid(grid, progress=False, place=place, results_file=out / "results.jsonl")
+
+
+@pytest.mark.parametrize("at_once", [2, 6])
+def test_side_by_side_as_alone(at_once, undisturbed, tmp_path):
+    """A step of each student in turn: their numbers, and all that their folders hold."""
+    side_by_side(tmp_path, at_once)
+    assert numbers(tmp_path) == numbers(undisturbed)
+    for line in lines(tmp_path):
+        mine, alone = (Run(out / line["run"]) for out in (tmp_path, undisturbed))
+        assert mine.history().equals(alone.history())
+        students = [load_tensors(run / "student.safetensors")[0] for run in (mine, alone)]
+        assert all(torch.equal(tensor, students[1][name]) for name, tensor in students[0].items())
+
+
+def test_side_by_side_with_one_that_diverges(undisturbed, tmp_path):
+    """The others neither stop nor move."""
+    bad = "digits-adadfq-3w3a-0"
+    side_by_side(tmp_path, 3, **{bad: {"student_lr": 1e6}})
+    ours, alone = numbers(tmp_path), numbers(undisturbed)
+    assert ours.pop(bad)["status"] == "failed"
+    del alone[bad]
+    assert ours == alone
+    assert "not finite" in Run(tmp_path / bad).record["error"]
+
+
+def test_side_by_side_stopped_in_the_middle(undisturbed, tmp_path, monkeypatch):
+    """Each goes on from its own checkpoint, or from its beginning."""
+    steps, doing = 0, sweep.doing
+
+    def stopped(*arguments):
+        nonlocal steps
+        for _ in doing(*arguments):
+            steps += 1
+            if steps == 14:
+                raise KeyboardInterrupt
+            yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "doing", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            side_by_side(tmp_path, 3)
+    begun = [Run(folder.parent).record["status"] for folder in tmp_path.glob("*/record.json")]
+    assert {"running", "done"} >= set(begun) >= {"running"}
+    side_by_side(tmp_path, 3)
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_a_shared_graph_is_made_once_a_sweep(tmp_path, monkeypatch):
+    """Of the four students that train, two share each: their losses are the same."""
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: made.append(graph) or graph)
+    sizes = {"batch_size": 8, "epochs": 2, "steps": 3, "compile": True}
+    grid = jobs_of(tmp_path, BenchSpec(), ["ptq", "gdfq", "adadfq"], [3], [0, 1], [], sizes)
+    runs = sweep.run_grid(grid, progress=False, place=sweep.Place(0, side_by_side=3))
+    assert all(run.done for run in runs)
+    assert len(made) == 2
 
 
 def test_what_a_line_holds(undisturbed):
