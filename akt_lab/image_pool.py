@@ -164,10 +164,15 @@ def load_pool(
                 for n in missing:
                     images = optimise(teacher, terms, *chunks[n], steps, bar)
                     save_tensors(files[n], {"images": images}, {})
-    return torch.cat([_kept_images(*each) for each in zip(files, noise.split(CHUNK), strict=True)])
+    return torch.cat([kept_images(*each) for each in zip(files, noise.split(CHUNK), strict=True)])
 
 
-def _kept_images(file: Path, like: Tensor) -> Tensor:
+def kept_images(file: Path, like: Tensor) -> Tensor:
+    """A file's images, where those of `like`'s shape, type and device were kept.
+
+    Raises:
+        DamagedError: if they are others, or not what was kept.
+    """
     images = load_tensors(file, MADE_AGAIN)[0].get("images")
     if images is None or images.shape != like.shape or images.dtype != like.dtype:
         raise damaged(file, "it holds no such images", MADE_AGAIN)

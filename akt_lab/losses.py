@@ -239,16 +239,6 @@ def hast_image_terms(
     return {"bns": bns_loss(statistics), "hard_ce": 10 * ((1 - (-ce).exp()) ** 2 * ce).mean()}
 
 
-def common_image_terms(
-    t: Tensor, s: Tensor | None, y: Tensor, statistics: Sequence[BatchNormStatistics]
-) -> Terms:
-    """HAST's terms with ZeroQ's statistics in place of HAST's: images that neither of them makes.
-
-    MSE of means and standard deviations before every batch norm + 10 mean[(1 - p_y)^2 CE(t, y)]
-    """
-    return hast_image_terms(t, s, y, statistics) | zeroq_image_terms(t, s, y, statistics)
-
-
 # ---- common -------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """The methods: where a student's images come from, and what it learns from them.
 
-All are zero-shot but `real`, the ceiling: the same student and loss on real training images, so
-that what remains of its gap is the quantizer's, and what the others lack the missing data's.
+All are published ones but `adadfq-lsq`, our recipe. All are zero-shot but `real`, the ceiling: the
+same student and loss on real training images, so that what remains of its gap is the quantizer's,
+and what the others lack the missing data's.
 
 A method is one entry in `METHODS`; `Settings` holds everything else that decides a run. The
 defaults are the papers' (GDFQ's lineage); see `Settings` for the ones that differ by method.
@@ -35,7 +36,9 @@ class Method:
             `min_confidence`.
         perturbation: size of the step uphill, at the images, of a second pass; 0 for none.
         sees_student: whether `image_terms` reads the student's logits.
-        ranges: the rule for activation ranges.
+        ranges, weight_ranges: the rules for ranges.
+        range_lr: the learning rate of learned ranges.
+        gradient: the straight-through rule.
         student_lr: the student's learning rate; HAST's loss weighs its KL 20 times, and at the
             others' 1e-4 it diverges (on digits, at 3 bits).
         akt: whether refined feature distillation joins the student's loss.
@@ -54,6 +57,9 @@ class Method:
     perturbation: float = 0.0
     sees_student: bool = False
     ranges: str = "ema"
+    weight_ranges: str = "minmax"
+    range_lr: float = 1e-2
+    gradient: str = "identity"
     student_lr: float = 1e-4
     akt: bool = False
 
@@ -121,6 +127,14 @@ _HAST = Method(
     perturbation=0.01,
     student_lr=1e-5,
 )
+_ADADFQ_LSQ = replace(
+    _ADADFQ,
+    name="adadfq-lsq",
+    source="AdaDFQ, CVPR 2023, with LSQ's quantizer, ICLR 2020: our recipe (benchmarks/recipe.py)",
+    equation="AdaDFQ's, with activation scales that are learned from where p-norm error is least",
+    ranges="learned",
+    gradient="clipped",
+)
 _GRANQ = replace(
     _ADADFQ,
     name="granq",
@@ -153,7 +167,7 @@ _REAL = Method(
     student_terms=losses.adadfq_student_terms,
     augment=True,
 )
-_TRAINED = (_GDFQ, _HAST, _ADADFQ, _GRANQ, _REAL)
+_TRAINED = (_GDFQ, _HAST, _ADADFQ, _ADADFQ_LSQ, _GRANQ, _REAL)
 
 METHODS: Mapping[str, Method] = {
     method.name: method

@@ -55,7 +55,8 @@ MOMENTUM = Numbers("at least 0, and less than 1", lambda number: 0 <= number < 1
 WEIGHT = Numbers("0 or more", lambda number: 0 <= number < float("inf"))
 TEMPERATURE = Numbers("at least 0.01", lambda number: number >= 0.01, 1000)  # it is squared
 SEED = Numbers("of 64 bits", lambda number: -(2**63) <= number, 2**63 - 1)
-OF_METHOD = ("batch_size", "student_lr", "pool", "ranges")  # the method's own where 0 or empty
+# The method's own where 0 or empty.
+OF_METHOD = ("batch_size", "student_lr", "pool", "ranges", "weight_ranges", "range_lr", "gradient")
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,14 @@ class Settings:
     ] = ""
     weight_ranges: Annotated[
         str, "rule for weight ranges: minmax, pnorm or learned", OneOf("quantizer.WEIGHT_RANGES")
-    ] = "minmax"
-    range_lr: Annotated[float, "learning rate of learned ranges' scales", RATE] = 1e-2
+    ] = ""
+    range_lr: Annotated[float, "learning rate of learned ranges' scales", RATE] = 0.0
     range_epochs: Annotated[
         tuple[int, ...], "epochs after which pnorm chooses activation ranges again", COUNT
     ] = ()
     gradient: Annotated[
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
-    ] = "identity"
+    ] = ""
     precision: Annotated[
         str, "of networks and losses: fp32, or bf16 for autocast", OneOf("settings.PRECISIONS")
     ] = "fp32"

@@ -29,7 +29,7 @@ from akt_lab.runs.results import read
 from akt_lab.runs.sweep import Place, run_grid
 from akt_lab.settings import OF_METHOD, Settings
 
-RECIPE, PLAIN = "fitq", "adadfq"
+RECIPE, PLAIN = "adadfq-lsq", "adadfq"
 AKT = {"variant": "code"}
 AGAINST = [PLAIN, f"{PLAIN}+akt", RECIPE]
 
@@ -43,7 +43,7 @@ def arms(bits: int, times: int = 1) -> dict[str, Settings]:
         value = BUDGET[name]
         longer = [first + times * (n - first) for n in (value if name == "milestones" else [value])]
         budget[name] = tuple(longer) if name == "milestones" else longer[0]
-    budget["eval_every"] = budget["epochs"]
+    budget["eval_every"] = 2 * times
 
     def arm(method: str, **others: Any) -> Settings:
         return Settings(**{**budget, "method": method, **others})
@@ -82,9 +82,10 @@ def table(lines: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for line in lines:
         s = Settings.from_dict(line["settings"])
-        alike = replace(s, seed=0, eval_every=s.epochs)
+        alike = replace(s, seed=0)
         times = (s.epochs - s.warmup_epochs) // (BUDGET["epochs"] - BUDGET["warmup_epochs"])
-        names = [n for n, arm in arms(s.weight_bits, max(1, times)).items() if arm == alike]
+        found = arms(s.weight_bits, max(1, times))
+        names = [n for n, arm in found.items() if arm == replace(alike, eval_every=arm.eval_every)]
         if names and line["status"] == "done":
             about = {"bits": s.bits, "images": line["student_images"], "arm": names[0]}
             rows.append({**about, "seed": s.seed, "last": line["accuracy"]["last"]})

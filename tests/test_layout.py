@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The method from the ground up; a module imports those before it.
 METHOD = """
-    errors files speed graph attention generator equalize quantizer losses image_pool methods
+    errors files speed shared_graph graph attention generator equalize quantizer losses image_pool methods
     settings step
 """.split()
 # Each folder imports those before it; explorers and commands do not know each other. The first two

@@ -118,24 +118,6 @@ def test_adadfq_generator_terms_where_student_and_teacher_agree(classes):
     assert gradient.isfinite().all()
 
 
-def test_common_image_terms_against_numpy():
-    terms = losses.common_image_terms(T, None, Y, STATISTICS)
-    p = softmax(T.numpy(), axis=1)[np.arange(6), Y]
-    roots = [[np.sqrt(v.numpy() + 1e-5) for v in (var, v)] for _, var, _, v in STATISTICS]
-    expected = {
-        "bns": np.mean(
-            [
-                np.mean((mu - m).numpy() ** 2) + np.mean((a - b) ** 2)
-                for (mu, _, m, _), (a, b) in zip(STATISTICS, roots, strict=True)
-            ]
-        ),
-        "hard_ce": 10 * np.mean((1 - p) ** 2 * -np.log(p)),
-    }
-    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected)
-    with pytest.raises(AktError, match="no batch norm"):
-        losses.common_image_terms(T, None, Y, [])
-
-
 def feature_maps(seed):
     rng = torch.Generator().manual_seed(seed)
     return [torch.randn(2, 3, 4, 4, generator=rng, dtype=torch.float64) for _ in range(2)]
@@ -194,7 +176,6 @@ OF_LOGITS = {
     "gdfq's images": lambda s, t, y, stats: losses.gdfq_generator_terms(t, s, y, stats),
     "adadfq's images": lambda s, t, y, stats: losses.adadfq_generator_terms(t, s, y, stats),
     "hast's images": lambda s, t, y, stats: losses.hast_image_terms(t, s, y, stats),
-    "common images": lambda s, t, y, stats: losses.common_image_terms(t, s, y, stats),
 }
 
 

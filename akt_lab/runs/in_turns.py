@@ -3,11 +3,12 @@
 A GPU is busy for a fraction of a small student's step; those of others fill the rest.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-Name, Result = TypeVar("Name"), TypeVar("Result")
+Name = TypeVar("Name")
+Result = TypeVar("Result")
 Steps = Generator[None, None, Result]
 
 
@@ -24,7 +25,7 @@ def in_turns(
     many: Mapping[Name, Steps[Result]],
     at_once: int,
     place: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> Iterator[tuple[Name, Result]]:
+) -> Generator[tuple[Name, Result]]:
     """Each as it ends, with what it returned; the next one then takes its place.
 
     An error of one ends it, and is raised: so what is no reason to stop the others, a run that
