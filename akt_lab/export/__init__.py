@@ -1,0 +1,23 @@
+"""A student as a file that runs elsewhere, in integers: weights, builder, forms, files, check."""
+
+from akt_lab.export.check import Agreement, agreement
+from akt_lab.export.onnx_file import check_exportable, check_target, to_onnx
+from akt_lab.export.runtimes import OnnxRuntime, OpenVino, here, medians
+from akt_lab.export.weights import STORAGES, Codes, accounted_bytes, codes_of, entropy
+
+__all__ = [
+    "STORAGES",
+    "Agreement",
+    "Codes",
+    "OnnxRuntime",
+    "OpenVino",
+    "accounted_bytes",
+    "agreement",
+    "check_exportable",
+    "check_target",
+    "codes_of",
+    "entropy",
+    "here",
+    "medians",
+    "to_onnx",
+]
