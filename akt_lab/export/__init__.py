@@ -1,6 +1,8 @@
 """A student as a file that runs elsewhere, in integers: weights, builder, forms, files, check."""
 
+from akt_lab.export.builder import needed
 from akt_lab.export.check import Agreement, agreement
+from akt_lab.export.of_run import Exported, measured, of_run
 from akt_lab.export.onnx_file import check_exportable, check_target, to_onnx
 from akt_lab.export.runtimes import OnnxRuntime, OpenVino, here, medians
 from akt_lab.export.weights import STORAGES, Codes, accounted_bytes, codes_of, entropy
@@ -9,6 +11,7 @@ __all__ = [
     "STORAGES",
     "Agreement",
     "Codes",
+    "Exported",
     "OnnxRuntime",
     "OpenVino",
     "accounted_bytes",
@@ -18,6 +21,9 @@ __all__ = [
     "codes_of",
     "entropy",
     "here",
+    "measured",
     "medians",
+    "needed",
+    "of_run",
     "to_onnx",
 ]

@@ -74,7 +74,9 @@ def agreement(
             for where images differ.
         progress: whether to show a bar.
     """
-    counts = dict.fromkeys(("at_ties", "apart", "classes", "classes_apart", "right", "student_right"), 0)
+    counts = dict.fromkeys(
+        ("at_ties", "apart", "classes", "classes_apart", "right", "student_right"), 0
+    )
     images, difference, shown = 0, 0.0, None
     bar = tqdm(total=len(bench.images), unit="image", disable=not progress, leave=False)
     bar.set_description(file.package)
@@ -104,9 +106,7 @@ def agreement(
             images += len(labels)
             bar.update(len(labels))
     right, student_right = (100 * counts.pop(k) / images for k in ("right", "student_right"))
-    return Agreement(
-        images, difference, **counts, accuracy=right, student_accuracy=student_right
-    )
+    return Agreement(images, difference, **counts, accuracy=right, student_accuracy=student_right)
 
 
 def as_array(images: Tensor) -> np.ndarray:

@@ -34,7 +34,7 @@ def _each(value: Any, count: int) -> list[int]:
     return [int(v) for v in value] if isinstance(value, tuple | list) else [int(value)] * count
 
 
-# ---- rounding -------------------------------------------------------------------------------------
+# ---- rounding -----------------------------------------------------------------------------------
 
 
 @form("activationquantizer")
@@ -54,7 +54,7 @@ def _quantizer(net: Network, node: fx.Node) -> str:
     return net.add("DequantizeLinear", node, net.add("QuantizeLinear", node, x, *grid), *grid)
 
 
-# ---- layers with weights --------------------------------------------------------------------------
+# ---- layers with weights ------------------------------------------------------------------------
 
 
 @form("conv1d", "conv2d", "conv3d", "quantizedconv1d", "quantizedconv2d")
@@ -110,13 +110,11 @@ def _scaled(net: Network, node: fx.Node, scale: Tensor, shift: Tensor) -> str:
     x = net.source(node)
     shape = (-1, *(1,) * (len(net.shape(x)) - 2))
     factor, term = (p.reshape(shape) for p in (scale, shift))
-    product = net.add(
-        "Mul", node, x, net.builder.constant(factor)
-    )
+    product = net.add("Mul", node, x, net.builder.constant(factor))
     return net.add("Add", node, product, net.builder.constant(term))
 
 
-# ---- what passes its input on --------------------------------------------------------------------
+# ---- what passes its input on -------------------------------------------------------------------
 
 
 @form(
@@ -226,13 +224,15 @@ def _split(net: Network, node: fx.Node) -> list[str]:
 @form("cat", "concat", "concatenate")
 def _concatenation(net: Network, node: fx.Node) -> str:
     terms = node.args[0] if node.args else node.kwargs.get("tensors")
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    axis = (
+        node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    )
     if not isinstance(terms, tuple | list) or axis in (0, -len(net.shape(node))):
         net.refuse(node, "it joins the images")
     return net.add("Concat", node, *terms, axis=axis)
 
 
-# ---- sums and products ---------------------------------------------------------------------------
+# ---- sums and products --------------------------------------------------------------------------
 
 
 def _pair(kind: str, *, turned: bool = False) -> Form:
@@ -290,7 +290,7 @@ def _reduction(net: Network, node: fx.Node) -> str:
     return net.add(word, node, net.source(node), net.numbers(axes), keepdims=int(keep))
 
 
-# ---- activations ---------------------------------------------------------------------------------
+# ---- activations --------------------------------------------------------------------------------
 
 
 def _unary(kind: str, **attributes: Any) -> Form:
@@ -389,7 +389,7 @@ def _softmax(net: Network, node: fx.Node) -> str:
     return net.add("LogSoftmax" if logs else "Softmax", node, net.source(node), axis=axis)
 
 
-# ---- pools and pads ------------------------------------------------------------------------------
+# ---- pools and pads -----------------------------------------------------------------------------
 
 
 def _pad(
@@ -434,9 +434,7 @@ def _pool(net: Network, node: fx.Node, **usual: Any) -> tuple[dict[str, list[int
     axes = len(sizes) - 2
     kernel, padding, dilation = (_each(v, axes) for v in (kernel, padding, dilation))
     stride = _each(stride, axes) if stride not in (None, (), []) else kernel
-    reach = [
-        (made[2 + i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 for i in range(axes)
-    ]
+    reach = [(made[2 + i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 for i in range(axes)]
     end = [max(padding[i], reach[i] - sizes[2 + i] - padding[i]) for i in range(axes)]
     if ceil and end != padding and "dilation" not in usual:
         net.refuse(node, "its last windows reach beyond the map: ceil_mode")
@@ -461,9 +459,7 @@ def _average_pool(net: Network, node: fx.Node) -> str:
     )
     if divisor is not None:
         net.refuse(node, "a divisor of its own")
-    return net.add(
-        "AveragePool", node, net.source(node), count_include_pad=int(counts), **about
-    )
+    return net.add("AveragePool", node, net.source(node), count_include_pad=int(counts), **about)
 
 
 @form(*(f"adaptive{kind}pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)))

@@ -1,8 +1,6 @@
 """A traced network as an ONNX graph, node by node: the walk, and what each node's form may ask."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -100,7 +98,9 @@ class Network:
 
     def shapes(self, node: fx.Node) -> list[list[int]]:
         """The same of a node that gives several tensors."""
-        return [self._shape(node, *pair) for pair in zip(*(s[node] for s in self.seen), strict=True)]
+        return [
+            self._shape(node, *pair) for pair in zip(*(s[node] for s in self.seen), strict=True)
+        ]
 
     def _shape(self, node: fx.Node, one: torch.Size, two: torch.Size) -> list[int]:
         if not isinstance(one, torch.Size):
@@ -153,7 +153,9 @@ class Network:
             self.refuse(node)
         return self.builder.constant(given)
 
-    def add(self, kind: str, node: fx.Node, *inputs: Any, label: str = "", **attributes: Any) -> str:
+    def add(
+        self, kind: str, node: fx.Node, *inputs: Any, label: str = "", **attributes: Any
+    ) -> str:
         """Write an operation on nodes, names, numbers and tensors; the name of what it gives."""
         names = [i if isinstance(i, str) else self.value(i, node) for i in inputs]
         return self.builder.add(kind, *names, label=label, **attributes)
@@ -165,7 +167,7 @@ class Network:
     # ---- batch norms -----------------------------------------------------------------------------
 
     def scale_and_shift(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
-        """What a batch norm is in eval mode, (C,) each; None where it is none, or has no statistics."""
+        """A batch norm's in eval mode, (C,) each; None of what is none, or has no statistics."""
         if operation(self.network, node) not in NORMS:
             return None
         norm: Any = self.module(node)
@@ -178,7 +180,9 @@ class Network:
         if node in self.keep or len(node.users) != 1:
             return None
         (user,) = node.users
-        channels = len(self.shape(node)) == 2 or isinstance(self.module(node), nn.modules.conv._ConvNd)
+        channels = len(self.shape(node)) == 2 or isinstance(
+            self.module(node), nn.modules.conv._ConvNd
+        )
         return user if channels and self.scale_and_shift(user) else None
 
     def weighted(

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO on one thread: run a file, time it, ask which layers are in integers."""
+"""ONNX Runtime and OpenVINO on one thread: run a file, time it, ask what runs in integers."""
 
 import json
 import statistics
@@ -72,19 +72,22 @@ class OnnxRuntime(Runtime):
         return runtime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
 
     def run(self, images: np.ndarray) -> Arrays:
+        """Every output, by name."""
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, {IMAGES: images}), strict=True))
 
     def layers(self, images: np.ndarray) -> dict[str, bool]:
+        """By the operations in the profile of a pass."""
         with tempfile.TemporaryDirectory() as folder:
             session = self._session(str(Path(folder) / "profile"))
             session.run(None, {IMAGES: images})
             events = json.loads(Path(session.end_profiling()).read_text())
-        found = dict.fromkeys(weighted(self.content), False)
+        known = weighted(self.content)
+        found = dict.fromkeys(known.values(), False)
         for event in events:
             name = event["name"].removesuffix("_kernel_time")
             if event.get("args", {}).get("op_name") in IN_INTEGERS and name != event["name"]:
-                found[next((layer for layer in found if name.startswith(layer)), name)] = True
+                found[known.get(name, name)] = True
         return found
 
 
@@ -103,25 +106,37 @@ class OpenVino(Runtime):
         self.request = self.compiled.create_infer_request()
 
     def run(self, images: np.ndarray) -> Arrays:
+        """Every output, by each of its names."""
         self.request.infer({IMAGES: images})
         outputs = enumerate(self.compiled.outputs)  # one may have several names
         made = ((output, self.request.get_output_tensor(i).data.copy()) for i, output in outputs)
         return {name: values for output, values in made for name in output.get_names()}
 
     def layers(self, images: np.ndarray) -> dict[str, bool]:
-        found = dict.fromkeys(weighted(self.content), False)
+        """By the types in the compiled network."""
+        known = weighted(self.content)
+        found = dict.fromkeys(known.values(), False)
         for node in self.compiled.get_runtime_model().get_ops():
             about = node.get_rt_info()
             names = about["originalLayersNames"].astype(str).split(",")
             if about["runtimePrecision"].astype(str) in ("i8", "u8"):
-                found |= dict.fromkeys(found.keys() & names, True)
+                found |= {known[name]: True for name in names if name in known}
         return found
 
 
-def weighted(content: bytes) -> list[str]:
-    """Names of the layers with a weight, in the order in which they run."""
+def weighted(content: bytes) -> dict[str, str]:
+    """The layers with a weight, in the order in which they run, by all names that they may have.
+
+    A runtime calls one by its own name, or by that of what it gives, its shift added or not.
+    """
     nodes = needed("onnx").load_from_string(content).graph.node
-    return [node.name for node in nodes if node.op_type in WEIGHTED and node.name]
+    found = {}
+    for node in nodes:
+        if node.op_type in WEIGHTED and node.name:
+            found |= {node.name: node.name, node.output[0]: node.name}
+        elif node.op_type == "Add" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 RUNTIMES: tuple[type[Runtime], ...] = (OnnxRuntime, OpenVino)

@@ -71,7 +71,7 @@ def codes_of(layer: nn.Module) -> Codes:
     return Codes(codes.contiguous(), scale, zero_point, layer.weight_bits)
 
 
-# ---- what a student takes on a disk ---------------------------------------------------------------
+# ---- what a student takes on a disk -------------------------------------------------------------
 
 
 def packed(values: Tensor) -> bytes:
