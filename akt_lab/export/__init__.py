@@ -2,7 +2,7 @@
 
 from akt_lab.export.builder import needed
 from akt_lab.export.check import Agreement, agreement
-from akt_lab.export.of_run import Exported, measured, of_run
+from akt_lab.export.exported import Exported, measured, of_run
 from akt_lab.export.onnx_file import check_exportable, check_target, to_onnx
 from akt_lab.export.runtimes import OnnxRuntime, OpenVino, here, medians
 from akt_lab.export.weights import STORAGES, Codes, accounted_bytes, codes_of, entropy

@@ -41,6 +41,7 @@ class Builder:
         self.nodes: list[Any] = []
         self.tensors: dict[str, Any] = {}
         self.held: dict[Any, str] = {}
+        self.labels: dict[str, int] = {}
         self.count = 0
 
     def name(self) -> str:
@@ -51,8 +52,11 @@ class Builder:
     def add(
         self, kind: str, *inputs: str, label: str = "", output: str = "", **attributes: Any
     ) -> str:
-        """An operation; the name of what it gives."""
+        """An operation; the name of what it gives. A `label` that is taken gets a number."""
         output = output or self.name()
+        if label:
+            self.labels[label] = self.labels.get(label, 0) + 1
+            label += f":{self.labels[label]}" if self.labels[label] > 1 else ""
         make = self.onnx.helper.make_node
         self.nodes.append(make(kind, list(inputs), [output], name=label or None, **attributes))
         return output

@@ -7,16 +7,14 @@ it is shown: the student is given the file's own roundings, each of which must b
 value allows, and must then come to the file's logits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from akt_lab.benches import Bench
 from akt_lab.errors import AktError
 from akt_lab.export.builder import LOGITS
 from akt_lab.export.runtimes import Runtime
@@ -59,52 +57,49 @@ class Agreement:
 
 def agreement(
     student: nn.Module,
-    bench: Bench,
+    batches: Iterable[tuple[Tensor, Tensor]],
     file: Runtime,
     with_roundings: Callable[[], Runtime],
-    progress: bool = False,
+    bar: Callable[[int], object] = lambda count: None,
 ) -> Agreement:
-    """Run file and student on every evaluation image of the bench.
+    """Run file and student on images, and compare.
 
     Args:
         student: from `quantize_model`, or a teacher; in eval mode.
-        bench: its images, and their labels.
+        batches: normalised images (B, channels, H, W) and labels (B,), as `Bench.batches` gives.
         file: the file, loaded.
         with_roundings: the same with every rounded activation as a further output, loaded; asked
             for where images differ.
-        progress: whether to show a bar.
+        bar: told of how many images are done.
     """
     counts = dict.fromkeys(
         ("at_ties", "apart", "classes", "classes_apart", "right", "student_right"), 0
     )
     images, difference, shown = 0, 0.0, None
-    bar = tqdm(total=len(bench.images), unit="image", disable=not progress, leave=False)
-    bar.set_description(file.package)
-    with bar:
-        for batch, labels in bench.batches():
-            with torch.inference_mode():
-                expected = student(batch).float().cpu()
-            got = torch.from_numpy(file.run(as_array(batch))[LOGITS])
-            largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)  # (B,)
-            off = (got - expected).abs().amax(1) / largest
-            off = off.nan_to_num(float("inf"))
-            difference = max(difference, off.max().item())
-            at_ties = torch.zeros(len(off), dtype=torch.bool)
-            if (far := off > CLOSE).any():
-                shown = shown or with_roundings()
-                at_ties[far] = follows(student, batch[far.to(batch.device)], shown)
-            top = expected.topk(2).values if expected.shape[1] > 1 else expected.repeat(1, 2)
-            near = (top[:, 0] - top[:, 1]) / largest < 2 * CLOSE
-            differ = got.argmax(1) != expected.argmax(1)
-            labels = labels.cpu()
-            for name, each in (
-                ("at_ties", at_ties), ("apart", far & ~at_ties), ("classes", differ),
-                ("classes_apart", differ & ~at_ties & ~near),
-                ("right", got.argmax(1) == labels), ("student_right", expected.argmax(1) == labels),
-            ):  # fmt: skip
-                counts[name] += int(each.sum())
-            images += len(labels)
-            bar.update(len(labels))
+    for batch, labels in batches:
+        with torch.inference_mode():
+            expected = student(batch).float().cpu()
+        got = torch.from_numpy(file.run(as_array(batch))[LOGITS])
+        largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)  # (B,)
+        off = (got - expected).abs().amax(1) / largest
+        off = off.nan_to_num(float("inf"))
+        difference = max(difference, off.max().item())
+        at_ties = torch.zeros(len(off), dtype=torch.bool)
+        if (far := off > CLOSE).any():
+            shown = shown or with_roundings()
+            at_ties[far] = follows(student, batch[far.to(batch.device)], shown)
+        top = expected.topk(2).values if expected.shape[1] > 1 else expected.repeat(1, 2)
+        near = (top[:, 0] - top[:, 1]) / largest < 2 * CLOSE
+        differ = got.argmax(1) != expected.argmax(1)
+        labels = labels.cpu()
+        for name, each in (
+            ("at_ties", at_ties), ("apart", far & ~at_ties), ("classes", differ),
+            ("classes_apart", differ & ~at_ties & ~near),
+            ("right", got.argmax(1) == labels), ("student_right", expected.argmax(1) == labels),
+        ):  # fmt: skip
+            counts[name] += int(each.sum())
+        images += len(labels)
+        bar(len(labels))
     right, student_right = (100 * counts.pop(k) / images for k in ("right", "student_right"))
     return Agreement(images, difference, **counts, accuracy=right, student_accuracy=student_right)
 

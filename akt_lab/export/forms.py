@@ -68,11 +68,12 @@ def _convolution(net: Network, node: fx.Node) -> str:
     if conv.padding_mode != "zeros" and any(reversed_pads):
         x = _pad(net, node, x, begin, end, conv.padding_mode)
         begin = end = [0] * axes
-    about = {
+    about: dict[str, Any] = {
         "strides": list(conv.stride), "dilations": list(conv.dilation), "pads": [*begin, *end],
         "group": conv.groups,
     }  # fmt: skip
-    usual = {"strides": [1] * axes, "dilations": [1] * axes, "pads": [0] * 2 * axes, "group": 1}
+    ones, none = [1] * axes, [0] * 2 * axes  # what ONNX takes where nothing is said
+    usual = {"strides": ones, "dilations": ones, "pads": none, "group": 1}
     return net.weighted(node, "Conv", x, **{k: v for k, v in about.items() if v != usual[k]})
 
 
@@ -119,11 +120,14 @@ def _scaled(net: Network, node: fx.Node, scale: Tensor, shift: Tensor) -> str:
 
 @form(
     *"identity dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout contiguous "
-    "clone detach stochasticdepth dropblock2d dropblock3d batchnorminput positive".split()
+    "clone detach positive stochasticdepth dropblock2d batchnorminput".split()
 )
 def _nothing(net: Network, node: fx.Node) -> str:
-    if any(net.given(node, training=False)) and net.module(node) is None:
-        net.refuse(node, "it draws at random")
+    place = {"stochasticdepth": 3, "dropblock2d": 5}.get(net.word(node), 2)  # of `training`
+    if "drop" in net.word(node) and net.module(node) is None:
+        given = node.args[place] if len(node.args) > place else True
+        if node.kwargs.get("training", given):
+            net.refuse(node, "it draws at random")
     return net.value(net.source(node), node)
 
 
@@ -170,7 +174,7 @@ def _channel_shuffle(net: Network, node: fx.Node) -> str:
 @form("getitem")
 def _item(net: Network, node: fx.Node) -> str:
     """One of several tensors; or slices of one, with a reshape for single indices."""
-    source, index = node.args
+    source, index = net.source(node), node.args[1]
     if isinstance(held := net.values.get(source), list):
         return held[net.plain(index, node)]
     index = net.plain(index, node)
@@ -200,12 +204,7 @@ def _item(net: Network, node: fx.Node) -> str:
         net.refuse(node, "it chooses among the images, or walks backwards")
     x = net.value(source, node)
     if axes:
-        numbers = [
-            net.numbers(node, part, values)
-            for part, values in zip("starts ends axes steps".split(), (starts, ends, axes, steps),
-                                    strict=True)
-        ]  # fmt: skip
-        x = net.add("Slice", node, x, *numbers if single else "")
+        x = net.add("Slice", node, x, *map(net.numbers, (starts, ends, axes, steps)))
     return net.add("Reshape", node, x, net.numbers(net.shape(node))) if single else x
 
 
@@ -281,13 +280,13 @@ for kind, words in {
 
 @form("sum", "mean", "amax", "amin")
 def _reduction(net: Network, node: fx.Node) -> str:
-    kind = {"sum": "Sum", "mean": "Mean", "amax": "Max", "amin": "Min"}
+    kind = {"sum": "Sum", "mean": "Mean", "amax": "Max", "amin": "Min"}[net.word(node)]
     dims, keep = net.given(node, dim=None, keepdim=False)
     axes = _each(dims, 1) if dims is not None else []
     if not axes or 0 in axes or -len(net.shape(net.source(node))) in axes:
         net.refuse(node, "it goes over the images")
-    word = "Reduce" + kind[str(getattr(node.target, "__name__", node.target)).lower()]
-    return net.add(word, node, net.source(node), net.numbers(axes), keepdims=int(keep))
+    x, axes_held = net.source(node), net.numbers(axes)
+    return net.add(f"Reduce{kind}", node, x, axes_held, keepdims=int(keep))
 
 
 # ---- activations --------------------------------------------------------------------------------
@@ -325,16 +324,14 @@ def _hardtanh(net: Network, node: fx.Node) -> str:
 
 @form("clamp", "clip", "clampmin", "clampmax")
 def _clamp(net: Network, node: fx.Node) -> str:
-    word = str(getattr(node.target, "__name__", node.target)).strip("_")
-    names: dict[str, Any] = {"min": None, "max": None}
-    if word in ("clamp_min", "clamp_max"):
-        names = {word.removeprefix("clamp_"): None}
+    one = {"clampmin": "min", "clampmax": "max"}.get(net.word(node))
+    names: dict[str, Any] = dict.fromkeys([one] if one else ["min", "max"])
     ends = dict(zip(names, net.given(node, **names), strict=True))
-    x: Any = net.source(node)
+    x = net.value(net.source(node), node)
     for name, kind in (("min", "Max"), ("max", "Min")):
         if ends.get(name) is not None:
             x = net.add(kind, node, x, ends[name])
-    return net.value(x, node)
+    return x
 
 
 @form("leakyrelu")
@@ -355,9 +352,8 @@ def _prelu(net: Network, node: fx.Node) -> str:
 
 @form("elu", "celu")
 def _elu(net: Network, node: fx.Node) -> str:
-    kind = "Celu" if "celu" in str(type(net.module(node))).lower() + node.name else "Elu"
     (alpha,) = net.given(node, alpha=1.0)
-    return net.add(kind, node, net.source(node), alpha=float(alpha))
+    return net.add(net.word(node).capitalize(), node, net.source(node), alpha=float(alpha))
 
 
 @form("silu")
@@ -385,8 +381,8 @@ def _softmax(net: Network, node: fx.Node) -> str:
     (axis,) = net.given(node, dim=None)
     if axis is None:
         net.refuse(node, "it does not say over which axis")
-    logs = "log" in node.name or "Log" in type(net.module(node)).__name__
-    return net.add("LogSoftmax" if logs else "Softmax", node, net.source(node), axis=axis)
+    kind = "LogSoftmax" if net.word(node) == "logsoftmax" else "Softmax"
+    return net.add(kind, node, net.source(node), axis=axis)
 
 
 # ---- pools and pads -----------------------------------------------------------------------------
@@ -398,7 +394,7 @@ def _pad(
     """Pad the last axes of x."""
     axes = len(net.shape(net.source(node))) - len(begin)
     pads = net.numbers([*[0] * axes, *begin, *[0] * axes, *end])
-    known = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    known = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
     if mode not in known or min(*begin, *end) < 0:
         net.refuse(node, f"padding of mode {mode}")
     fill = [net.builder.constant(float(value))] if mode == "constant" else []
@@ -423,49 +419,47 @@ def _padding(net: Network, node: fx.Node) -> str:
     return _pad(net, node, x, pads[::2][::-1], pads[1::2][::-1], mode, value or 0)
 
 
-def _pool(net: Network, node: fx.Node, **usual: Any) -> tuple[dict[str, list[int]], list[Any]]:
-    """Kernel, strides and pads of a pool, and its further settings; padded where it rounds up."""
-    kernel, stride, padding, ceil, *rest = net.given(
-        node, kernel_size=1, stride=None, padding=0, **usual
+def _pool(net: Network, node: fx.Node, **usual: Any) -> dict[str, Any]:
+    """A pool's settings by ONNX's names, beside its own; padded where it rounds up."""
+    usual = {"kernel_size": 1, "stride": None, "padding": 0, **usual}
+    own = dict(zip(usual, net.given(node, **usual), strict=True))
+    sizes, made = net.shape(net.source(node))[2:], net.shape(node)[2:]
+    kernel, begin, dilation = (
+        _each(v, len(sizes)) for v in (own["kernel_size"], own["padding"], own.get("dilation", 1))
     )
-    dilation = rest.pop(0) if "dilation" in usual else 1
-    ceil, dilation = (dilation, ceil) if "dilation" in usual else (ceil, dilation)
-    sizes, made = net.shape(net.source(node)), net.shape(node)
-    axes = len(sizes) - 2
-    kernel, padding, dilation = (_each(v, axes) for v in (kernel, padding, dilation))
-    stride = _each(stride, axes) if stride not in (None, (), []) else kernel
-    reach = [(made[2 + i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 for i in range(axes)]
-    end = [max(padding[i], reach[i] - sizes[2 + i] - padding[i]) for i in range(axes)]
-    if ceil and end != padding and "dilation" not in usual:
-        net.refuse(node, "its last windows reach beyond the map: ceil_mode")
-    about = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *end]}
-    if "dilation" in usual:
+    stride = _each(own["stride"], len(sizes)) if own["stride"] not in (None, (), []) else kernel
+    end = []
+    for i, (size, count) in enumerate(zip(sizes, made, strict=True)):
+        reach = (count - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
+        end.append(max(begin[i], reach - size - begin[i]))
+    about: dict[str, Any] = {"kernel_shape": kernel, "strides": stride, "pads": [*begin, *end]}
+    if "dilation" in own:
         about["dilations"] = dilation
-    return about, rest
+    elif end != begin:
+        net.refuse(node, "its last windows reach beyond the map: ceil_mode")
+    return own | {"about": about}
 
 
 @form("maxpool1d", "maxpool2d", "maxpool3d")
 def _max_pool(net: Network, node: fx.Node) -> str:
-    about, (indices,) = _pool(net, node, dilation=1, ceil_mode=False, return_indices=False)
-    if indices:
+    pool = _pool(net, node, dilation=1, ceil_mode=False, return_indices=False)
+    if pool["return_indices"]:
         net.refuse(node, "it gives indices")
-    return net.add("MaxPool", node, net.source(node), **about)
+    return net.add("MaxPool", node, net.source(node), **pool["about"])
 
 
 @form("avgpool1d", "avgpool2d", "avgpool3d")
 def _average_pool(net: Network, node: fx.Node) -> str:
-    about, (counts, divisor) = _pool(
-        net, node, ceil_mode=False, count_include_pad=True, divisor_override=None
-    )
-    if divisor is not None:
+    pool = _pool(net, node, ceil_mode=False, count_include_pad=True, divisor_override=None)
+    if pool["divisor_override"] is not None:
         net.refuse(node, "a divisor of its own")
-    return net.add("AveragePool", node, net.source(node), count_include_pad=int(counts), **about)
+    counts = int(pool["count_include_pad"])
+    return net.add("AveragePool", node, net.source(node), count_include_pad=counts, **pool["about"])
 
 
 @form(*(f"adaptive{kind}pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)))
 def _adaptive_pool(net: Network, node: fx.Node) -> str:
-    name = str(getattr(node.target, "__name__", "")) + type(net.module(node)).__name__
-    kind = "Average" if "avg" in name.lower() else "Max"
+    kind = "Average" if "avg" in net.word(node) else "Max"
     if not isinstance(net.seen[0][node], torch.Size):
         net.refuse(node, "it gives indices")
     sizes, made = net.shape(net.source(node))[2:], net.shape(node)[2:]

@@ -84,6 +84,10 @@ class Network:
         where = where if node.op == "call_module" else node.name
         raise AktError(f"{where}: {name or node.op} has no ONNX form here" + (why and f" ({why})"))
 
+    def word(self, node: fx.Node) -> str:
+        """What a node does, in one word."""
+        return operation(self.network, node)
+
     def module(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, if it calls one."""
         return layer(self.network, node)

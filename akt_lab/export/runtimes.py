@@ -14,6 +14,7 @@ import numpy as np
 
 from akt_lab.export.builder import IMAGES, needed
 
+SECONDS = 3.0  # of timing, for all that take turns
 Arrays = dict[str, np.ndarray]
 IN_INTEGERS = frozenset(  # ONNX Runtime's operations
     "QLinearConv ConvInteger QGemm QLinearMatMul MatMulInteger MatMulIntegerToFloat "
@@ -130,7 +131,7 @@ def weighted(content: bytes) -> dict[str, str]:
     A runtime calls one by its own name, or by that of what it gives, its shift added or not.
     """
     nodes = needed("onnx").load_from_string(content).graph.node
-    found = {}
+    found: dict[str, str] = {}
     for node in nodes:
         if node.op_type in WEIGHTED and node.name:
             found |= {node.name: node.name, node.output[0]: node.name}
@@ -143,14 +144,20 @@ RUNTIMES: tuple[type[Runtime], ...] = (OnnxRuntime, OpenVino)
 
 
 def medians(
-    loaded: Mapping[str, Runtime], images: np.ndarray, seconds: float = 2.0
+    loaded: Mapping[str, Runtime], images: np.ndarray, seconds: float | None = None
 ) -> dict[str, float]:
-    """Milliseconds that each takes for `images`: the median of many rounds, all in turns."""
+    """Milliseconds that each takes for `images`: the median of many rounds, all in turns.
+
+    Args:
+        loaded: what takes turns, by name.
+        images: (B, channels, H, W).
+        seconds: how long, at least five rounds; `SECONDS` where None.
+    """
     times: dict[str, list[float]] = {name: [] for name in loaded}
     for runtime in loaded.values():
         for _ in range(3):
             runtime.run(images)
-    until = time.perf_counter() + seconds
+    until = time.perf_counter() + (SECONDS if seconds is None else seconds)
     while time.perf_counter() < until or len(next(iter(times.values()), [0])) < 5:
         for name, runtime in loaded.items():
             started = time.perf_counter()

@@ -1,12 +1,12 @@
 """From a run to a file: what it holds, what it weighs, how long it takes, whether it is right."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import fx
+from tqdm.auto import tqdm
 
 from akt_lab import __version__
 from akt_lab.benches import Bench
@@ -62,9 +62,14 @@ class Exported:
         Raises:
             AktError: if it does not give the same; says where.
         """
-        with_roundings: Callable[[], Runtime] = lambda: runtime(self._written(rounded=True))  # noqa: E731
-        file = runtime(self.content)
-        found = agreement(self.network, self.bench, file, with_roundings, progress)
+
+        def with_roundings() -> Runtime:
+            return runtime(self._written(rounded=True))
+
+        file, batches = runtime(self.content), self.bench.batches()
+        look: dict[str, Any] = {"unit": "image", "disable": not progress, "leave": False}
+        with tqdm(total=len(self.bench.images), desc=runtime.package, **look) as bar:
+            found = agreement(self.network, batches, file, with_roundings, bar.update)
         refuse(found, runtime.package)
         return found
 
