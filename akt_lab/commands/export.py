@@ -29,6 +29,11 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         "float, for what knows no whole numbers",
     )  # fmt: skip
     parser.add_argument(
+        "--sums", choices=("float", "8"),
+        help="8: round layers' outputs and residual sums to 8 bits, too, and ONNX Runtime computes "
+        "in integers; that is checked against the same network in PyTorch (default: float)",
+    )  # fmt: skip
+    parser.add_argument(
         "--maps", action="store_true", default=False,
         help="the file also gives the feature maps that AKT distils",
     )  # fmt: skip
@@ -60,16 +65,18 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
     from akt_lab.files import write_whole
     from akt_lab.runs.folder import Run
 
-    storage = getattr(options, "storage", "int8")
-    if options.float and hasattr(options, "storage"):
-        raise UsageError("--float is the teacher, whose weights are not rounded: drop --storage")
+    for name in ("storage", "sums"):
+        if options.float and hasattr(options, name):
+            raise UsageError(f"--float is the teacher, in which nothing is rounded: drop --{name}")
+    storage, sums = getattr(options, "storage", "int8"), getattr(options, "sums", "float")
     export.check_target(options.out)
     export.needed("onnx")
     made = Run.open(options.run)
     given = {**made.entry("bench"), **given_bench(options)}
     options.device = getattr(options, "device", "cpu")  # where the runtimes are
     bench = load_bench(BenchSpec.from_dict(given), device_of(options), progress=True)
-    exported = export.of_run(made, bench, storage, maps=options.maps, teacher=options.float)
+    how = {"maps": options.maps, "teacher": options.float}
+    exported = export.of_run(made, bench, storage, sums=sums, **how)
     result: dict[str, Any] = {
         "file": str(options.out),
         "network": exported.source,
@@ -77,6 +84,7 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
         "bits": exported.metadata["bits"],
         "effective_bits": exported.bits(),
         "storage": exported.metadata["storage"],
+        "sums": exported.metadata["sums"],
         "bytes": exported.sizes(),
         "runtimes": export.measured(exported, progress=True) if options.check else {},
     }
@@ -98,6 +106,7 @@ def _lines(result: dict[str, Any]) -> dict[str, Any]:
             f"{found['student_accuracy']:.2f}%; largest difference {found['difference']:.2g} of a "
             f"logit, {found['at_ties']} images apart by a rounding at a tie, "
             f"{found['classes']} classes differ"
+            + ("" if found["good"] else ": NOT the same, it rounds otherwise")
         )
         whole, others = found["in_integers"], found["in_float"]
         ms = f"{found['ms']:.3f} ms an image on one thread"

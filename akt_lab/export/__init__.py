@@ -5,6 +5,7 @@ from akt_lab.export.check import Agreement, agreement
 from akt_lab.export.exported import Exported, measured, of_run
 from akt_lab.export.onnx_file import check_exportable, check_target, to_onnx
 from akt_lab.export.runtimes import OnnxRuntime, OpenVino, here, medians
+from akt_lab.export.sums import with_rounded_sums
 from akt_lab.export.weights import STORAGES, Codes, accounted_bytes, codes_of, entropy
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "needed",
     "of_run",
     "to_onnx",
+    "with_rounded_sums",
 ]

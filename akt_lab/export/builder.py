@@ -61,14 +61,15 @@ class Builder:
         self.nodes.append(make(kind, list(inputs), [output], name=label or None, **attributes))
         return output
 
-    def rename(self, name: str, wanted: str) -> None:
-        """Give what has a name another one; what has one of the file's own is copied."""
+    def rename(self, name: str, wanted: str) -> bool:
+        """Give what has a name another one, if it is no input, nor a constant: those are copied."""
         if name in (IMAGES, LOGITS) or name in self.tensors:
             self.add("Identity", name, output=wanted)
-            return
+            return False
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [wanted if n == name else n for n in names]
+        return True
 
     def split(self, x: str, sizes: Sequence[int], axis: int) -> list[str]:
         """Parts of `x` along an axis; their names."""

@@ -5,20 +5,24 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from tqdm.auto import tqdm
 
 from akt_lab import __version__
 from akt_lab.benches import Bench
-from akt_lab.errors import AktError
+from akt_lab.errors import AktError, unknown
 from akt_lab.export.check import Agreement, agreement, as_array, refuse
 from akt_lab.export.onnx_file import check_exportable, to_onnx
 from akt_lab.export.runtimes import Runtime, here, medians
+from akt_lab.export.sums import with_rounded_sums
 from akt_lab.export.weights import accounted_bytes
 from akt_lab.graph import map_layers, trace
 from akt_lab.quantizer import effective_bits, quantized_layers
 from akt_lab.runs import networks
+from akt_lab.runs.checkpoint import last_whole
 from akt_lab.runs.folder import Run, provenance
+
+SUMS = ("float", "8")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Exported:
         network: the student, or the teacher's graph.
         bench: on which it is checked.
         source: what the network is, in words.
+        sums: `float`, or `8` where layers' outputs and residual sums are rounded to 8 bits, too.
         storage: how its weights are held, one of `STORAGES`.
         maps: layers whose outputs the file gives, too.
         metadata: what goes with it.
@@ -37,6 +42,7 @@ class Exported:
     network: fx.GraphModule
     bench: Bench
     source: str
+    sums: str
     storage: str
     maps: tuple[str, ...]
     metadata: dict[str, str]
@@ -60,7 +66,7 @@ class Exported:
         """Run it on every evaluation image beside the network.
 
         Raises:
-            AktError: if it does not give the same; says where.
+            AktError: if the file, made for this runtime, does not give the same; says where.
         """
 
         def with_roundings() -> Runtime:
@@ -70,7 +76,8 @@ class Exported:
         look: dict[str, Any] = {"unit": "image", "disable": not progress, "leave": False}
         with tqdm(total=len(self.bench.images), desc=runtime.package, **look) as bar:
             found = agreement(self.network, batches, file, with_roundings, bar.update)
-        refuse(found, runtime.package)
+        if self.sums == "float" or runtime.rounds_sums:
+            refuse(found, runtime.package)
         return found
 
     def sizes(self) -> dict[str, int]:
@@ -119,7 +126,13 @@ class Exported:
 
 
 def of_run(
-    run: Run, bench: Bench, storage: str = "int8", *, maps: bool = False, teacher: bool = False
+    run: Run,
+    bench: Bench,
+    storage: str = "int8",
+    *,
+    sums: str = "float",
+    maps: bool = False,
+    teacher: bool = False,
 ) -> Exported:
     """A run's student, to be exported.
 
@@ -127,6 +140,8 @@ def of_run(
         run: its folder.
         bench: the run's; its images may be others.
         storage: how its weights are held, one of `STORAGES`.
+        sums: `8` rounds layers' outputs and residual sums to 8 bits, too, which ONNX Runtime needs
+            to compute in integers: another network, with ranges from the run's synthetic images.
         maps: whether the file gives the feature maps that AKT distils, too.
         teacher: the run's teacher, in float32, in place of its student.
 
@@ -141,13 +156,19 @@ def of_run(
         graph = student
         check_exportable(graph)
     settings = run.settings
+    if sums not in SUMS:
+        raise unknown("sums", sums, SUMS)
     shown = tuple(map_layers(graph, settings.maps, settings.last_maps)) if maps else ()
+    if sums == "8" and not teacher:
+        graph = with_rounded_sums(graph, _synthetic(run).to(bench.device), shown)
+        source += ", its sums rounded to 8 bits"
     about = {
         "bench": bench.name,
         "network": "teacher" if teacher else "student",
         "method": settings.label,
         "bits": "32" if teacher else settings.bits,
         "storage": "float" if teacher else storage,
+        "sums": "float" if teacher else sums,
         "mean": json.dumps(bench.mean),
         "std": json.dumps(bench.std),
         "classes": json.dumps(bench.classes),
@@ -155,7 +176,15 @@ def of_run(
         "commit": str((run.get("versions") or {}).get("commit")),
         "akt_lab": f"{__version__} {provenance()['commit'] or ''}".strip(),
     }
-    return Exported(graph, bench, source, storage, shown, about)
+    return Exported(graph, bench, source, sums, storage, shown, about)
+
+
+def _synthetic(run: Run) -> Tensor:
+    """The images that a run set aside to judge its student, (N, channels, H, W): no real ones."""
+    tensors, _, path = last_whole(run)
+    if "holdout" not in tensors:
+        raise AktError(f"{path} holds no synthetic images yet, by which to choose ranges of sums")
+    return tensors["holdout"]
 
 
 def measured(exported: Exported, progress: bool = False) -> dict[str, Any]:
@@ -171,4 +200,4 @@ def measured(exported: Exported, progress: bool = False) -> dict[str, Any]:
         )
     found = {runtime.package: exported.check(runtime, progress) for runtime in runtimes}
     speed = exported.speed()
-    return {name: asdict(each) | speed[name] for name, each in found.items()}
+    return {name: asdict(each) | {"good": each.good} | speed[name] for name, each in found.items()}

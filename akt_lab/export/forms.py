@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from akt_lab.export.network import NORMS, Network, affine
+from akt_lab.export.network import NORMS, Network
+from akt_lab.export.sums import affine, scale_and_shift
 from akt_lab.quantizer import ActivationQuantizer
 
 Form = Callable[[Network, fx.Node], Any]
@@ -37,7 +38,7 @@ def _each(value: Any, count: int) -> list[int]:
 # ---- rounding -----------------------------------------------------------------------------------
 
 
-@form("activationquantizer")
+@form("activationquantizer", "sumquantizer")
 def _quantizer(net: Network, node: fx.Node) -> str:
     """Clamp to the grid's ends, round to a byte, and back: clamp(round(x / scale) + zero_point)."""
     quantizer = net.module(node)
@@ -90,7 +91,7 @@ def _linear(net: Network, node: fx.Node) -> str:
 @form(*NORMS)
 def _norm(net: Network, node: fx.Node) -> str:
     """One that goes into no layer: x * scale + shift."""
-    made = net.scale_and_shift(node)
+    made = scale_and_shift(net.module(node))
     if made is None:
         net.refuse(node, "it has no statistics of its own")
     return _scaled(net, node, *made)

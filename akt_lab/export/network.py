@@ -9,10 +9,11 @@ from torch import Tensor, fx, nn
 
 from akt_lab.errors import AktError
 from akt_lab.export.builder import IMAGES, LOGITS, Builder
+from akt_lab.export.sums import SumQuantizer, norm_behind, reads, scale_and_shift, step_of
 from akt_lab.export.weights import Codes, codes_of
 from akt_lab.graph import from_images, operation
 from akt_lab.graph.operations import layer
-from akt_lab.quantizer.layers import QuantizedWeight
+from akt_lab.quantizer.layers import ActivationQuantizer, QuantizedWeight
 
 BATCHES = (2, 3)  # what differs between them hangs on the size of the batch
 NORMS = ("batchnorm1d", "batchnorm2d", "batchnorm3d", "evalbatchnorm2d", "syncbatchnorm")
@@ -170,24 +171,24 @@ class Network:
 
     # ---- batch norms -----------------------------------------------------------------------------
 
-    def scale_and_shift(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
-        """A batch norm's in eval mode, (C,) each; None of what is none, or has no statistics."""
-        if operation(self.network, node) not in NORMS:
-            return None
-        norm: Any = self.module(node)
-        if norm is None or norm.running_mean is None or norm.running_var is None:
-            return None
-        return affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-
     def norm_behind(self, node: fx.Node) -> fx.Node | None:
         """The batch norm that can go into a layer: all that reads what the layer gives."""
-        if node in self.keep or len(node.users) != 1:
-            return None
-        (user,) = node.users
-        channels = len(self.shape(node)) == 2 or isinstance(
-            self.module(node), nn.modules.conv._ConvNd
+        conv = isinstance(self.module(node), nn.modules.conv._ConvNd)
+        channels_second = conv or len(self.shape(node)) == 2
+        return (
+            norm_behind(self.network, node) if channels_second and node not in self.keep else None
         )
-        return user if channels and self.scale_and_shift(user) else None
+
+    def whole_step(self, node: fx.Node, norm: fx.Node | None) -> Tensor | None:
+        """The step of a layer's sums, (C_out,), if what it reads and what it gives are rounded."""
+        quantizer, users = reads(self.network, node), list((norm or node).users)
+        if (
+            quantizer is None
+            or self.storage == "float"
+            or not isinstance(self.module(users[0]), SumQuantizer)
+        ):
+            return None
+        return step_of(self.module(node), quantizer, norm and self.module(norm))  # type: ignore
 
     def weighted(
         self, node: fx.Node, kind: str, x: str, *, axis: int = 0, **attributes: Any
@@ -195,7 +196,8 @@ class Network:
         """A layer's sum of products, and behind it the shift: its bias, and the norm's.
 
         The norm's scale goes into that of the weight's grid, which is exact. The shift stays an
-        addition: as the layer's own bias, ONNX Runtime would round it to whole numbers.
+        addition: as the layer's own bias, ONNX Runtime would round it to whole numbers. Where the
+        sum is rounded, it is one.
         """
         module: Any = self.module(node)
         norm = self.norm_behind(node)
@@ -210,6 +212,12 @@ class Network:
             return self.add(kind, node, x, weight, label=label, **attributes)
         if not isinstance(module, QuantizedWeight) and kind != "MatMul":
             return self.add(kind, node, x, weight, shift, label=label, **attributes)
+        step = self.whole_step(node, norm)
+        if step is not None and kind != "MatMul":
+            codes = self.builder.constant((shift / step).round().long(), np.int32)
+            scale = self.builder.constant(step)
+            bias = self.builder.add("DequantizeLinear", codes, scale, axis=0)
+            return self.add(kind, node, x, weight, bias, label=label, **attributes)
         shape = (-1, *(1,) * (len(self.shape(node)) - 2)) if axis == 0 else (-1,)
         product = self.add(kind, node, x, weight, label=label, **attributes)
         return self.add("Add", node, product, shift.reshape(shape))
@@ -222,7 +230,7 @@ class Network:
         if isinstance(module, QuantizedWeight):
             weight = codes_of(module)
         if norm is not None:
-            scale, shift = self.scale_and_shift(norm) or (torch.ones(()), torch.zeros(()))
+            scale, shift = scale_and_shift(self.module(norm)) or (torch.ones(()), torch.zeros(()))
             bias = shift if bias is None else shift + bias * scale
             if isinstance(weight, Codes):
                 weight = weight.times(scale)
@@ -231,17 +239,6 @@ class Network:
         if isinstance(weight, Codes):
             return self.builder.weight(weight, self.storage, axis), bias
         return self.builder.constant(weight.t() if axis else weight), bias
-
-
-def affine(
-    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """A batch norm's scale and shift of each channel, (C,), in eval mode."""
-    mean, variance = mean.detach().cpu(), variance.detach().cpu()
-    scale = (variance + eps).rsqrt()
-    scale = scale if weight is None else weight.detach().cpu() * scale
-    shift = -mean * scale
-    return scale, shift if bias is None else bias.detach().cpu() + shift
 
 
 def write(
@@ -271,7 +268,8 @@ def write(
     layers = {str(n.target): n for n in network.graph.nodes if n.op == "call_module"}
     shown = {name: layers[name] for name in maps}
     if rounded:
-        named = (n for n, m in layers.items() if operation(network, m) == "activationquantizer")
+        modules = dict(network.named_modules())
+        named = (n for n in layers if isinstance(modules[n], ActivationQuantizer))
         shown |= {name: layers[name] for name in named}
     net = Network(network, shape, storage, set(shown.values()))
     builder = net.builder
@@ -281,7 +279,9 @@ def write(
         if node.op == "placeholder":
             net.values[node] = IMAGES
         elif node.op == "output":
-            builder.rename(net.value(node.args[0], node), LOGITS)
+            made = net.value(node.args[0], node)
+            if builder.rename(made, LOGITS):
+                net.values = {n: LOGITS if v == made else v for n, v in net.values.items()}
         elif node not in net.images:
             continue  # a constant, written where it is read
         elif node in norms:

@@ -28,9 +28,12 @@ class Runtime(ABC):
 
     Attributes:
         package: as pip calls it.
+        rounds_sums: whether it rounds layers' outputs where a file says so. OpenVINO (2026.4) does
+            not, where another rounding follows: it goes from sum to activation in one step.
     """
 
     package: str
+    rounds_sums = True
 
     @abstractmethod
     def __init__(self, content: bytes) -> None:
@@ -88,7 +91,8 @@ class OnnxRuntime(Runtime):
         for event in events:
             name = event["name"].removesuffix("_kernel_time")
             if event.get("args", {}).get("op_name") in IN_INTEGERS and name != event["name"]:
-                found[known.get(name, name)] = True
+                named = [layer for layer in known if name.startswith(layer)]  # and a number
+                found[known[max(named, key=len)] if named else name] = True
         return found
 
 
@@ -96,13 +100,16 @@ class OpenVino(Runtime):
     """Intel's; the network that it compiled names the type in which each operation runs."""
 
     package = "openvino"
+    rounds_sums = False
 
     def __init__(self, content: bytes) -> None:
         """Raises AktError where it is not installed."""
         openvino, self.content = needed("openvino"), content
         core = openvino.Core()
-        # Without the hint, a processor that can multiplies in bfloat16.
-        how = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        how: dict[str, Any] = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        # Left to itself, it multiplies in bfloat16 where the processor can, and rounds what a
+        # linear layer reads to 8 bits.
+        how |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         self.compiled = core.compile_model(core.read_model(content), "CPU", how)
         self.request = self.compiled.create_infer_request()
 
@@ -118,11 +125,18 @@ class OpenVino(Runtime):
         known = weighted(self.content)
         found = dict.fromkeys(known.values(), False)
         for node in self.compiled.get_runtime_model().get_ops():
-            about = node.get_rt_info()
-            names = about["originalLayersNames"].astype(str).split(",")
-            if about["runtimePrecision"].astype(str) in ("i8", "u8"):
-                found |= {known[name]: True for name in names if name in known}
+            names = [name for name in _about(node, "originalLayersNames") if name in known]
+            if names and _about(node, "runtimePrecision")[0] in ("i8", "u8"):
+                # One whose weight alone is whole says so, too: what it reads must be as well.
+                source = node.inputs()[0].get_source_output().get_node()
+                whole = _about(source, "outputPrecisions")[0] in ("i8", "u8")
+                found |= {known[name]: whole for name in names}
         return found
+
+
+def _about(node: Any, entry: str) -> list[str]:
+    """What OpenVINO notes of a node that it compiled."""
+    return node.get_rt_info()[entry].astype(str).split(",")
 
 
 def weighted(content: bytes) -> dict[str, str]:

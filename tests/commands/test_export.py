@@ -66,6 +66,19 @@ def test_words_maps_and_int4(run, made, tmp_path):
     assert names == ["logits", *(f"map/unit{n}.body.4" for n in (1, 2, 3))]
 
 
+def test_sums_of_8_bits_run_in_integers(run, made, tmp_path):
+    file = tmp_path / "student.onnx"
+    code, printed, _ = run("export", made.folder, "--out", file, "--sums", "8", "--json")
+    assert code == 0
+    found = json.loads(printed)
+    assert found["sums"] == "8"
+    ours = found["runtimes"]["onnxruntime"]
+    assert ours["good"]
+    assert ours["in_float"] == ["stem.0", "classifier"]  # images and pooled features are in float
+    for name, each in found["runtimes"].items():
+        assert each["good"] or name == "openvino"
+
+
 def test_the_teacher(run, made, tmp_path):
     file = tmp_path / "teacher.onnx"
     code, printed, _ = run("export", made.folder, "--out", file, "--float", "--json")
@@ -104,6 +117,7 @@ def test_mistakes(refused, made, digits, tmp_path, monkeypatch):
     (tmp_path / "old.onnx").touch()
     refused(1, "exists already", "export", made.folder, "--out", tmp_path / "old.onnx")
     refused(1, "there is no folder", "export", made.folder, "--out", tmp_path / "a" / "b.onnx")
+    refused(2, "drop --sums", "export", made.folder, *out, "--float", "--sums", "8")
     refused(2, "drop --storage", "export", made.folder, *out, "--float", "--storage", "int4")
     live = Run.create(tmp_path / "live")
     live.update_record(bench=BenchSpec().to_dict())
