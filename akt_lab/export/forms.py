@@ -449,11 +449,21 @@ def _max_pool(net: Network, node: fx.Node) -> str:
     return net.add("MaxPool", node, net.source(node), **pool["about"])
 
 
+def _mean_of_places(net: Network, node: fx.Node) -> str:
+    """A mean over a whole map. As a pool, OpenVINO would round it to a byte, as what it reads."""
+    x = net.source(node)
+    axes = net.numbers(list(range(2, len(net.shape(x)))))
+    return net.add("ReduceMean", node, x, axes, keepdims=1)
+
+
 @form("avgpool1d", "avgpool2d", "avgpool3d")
 def _average_pool(net: Network, node: fx.Node) -> str:
     pool = _pool(net, node, ceil_mode=False, count_include_pad=True, divisor_override=None)
     if pool["divisor_override"] is not None:
         net.refuse(node, "a divisor of its own")
+    whole = pool["about"]["kernel_shape"] == net.shape(net.source(node))[2:]
+    if whole and not any(pool["about"]["pads"]):
+        return _mean_of_places(net, node)
     counts = int(pool["count_include_pad"])
     return net.add("AveragePool", node, net.source(node), count_include_pad=counts, **pool["about"])
 
@@ -464,8 +474,8 @@ def _adaptive_pool(net: Network, node: fx.Node) -> str:
     if not isinstance(net.seen[0][node], torch.Size):
         net.refuse(node, "it gives indices")
     sizes, made = net.shape(net.source(node))[2:], net.shape(node)[2:]
-    if math.prod(made) == 1:
-        return net.add(f"Global{kind}Pool", node, net.source(node))
+    if math.prod(made) == 1 and kind == "Average":
+        return _mean_of_places(net, node)
     if any(size % out for size, out in zip(sizes, made, strict=True)):
         net.refuse(node, f"{sizes} places do not part into {made}")
     step = [size // out for size, out in zip(sizes, made, strict=True)]
