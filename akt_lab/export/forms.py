@@ -4,7 +4,6 @@ A form reads a node's settings, writes ONNX operations, and gives the name of wh
 is not in `FORMS` is refused by name, and so is a setting that ONNX computes in another way.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -449,11 +448,16 @@ def _max_pool(net: Network, node: fx.Node) -> str:
     return net.add("MaxPool", node, net.source(node), **pool["about"])
 
 
-def _mean_of_places(net: Network, node: fx.Node) -> str:
-    """A mean over a whole map. As a pool, OpenVINO would round it to a byte, as what it reads."""
-    x = net.source(node)
-    axes = net.numbers(list(range(2, len(net.shape(x)))))
-    return net.add("ReduceMean", node, x, axes, keepdims=1)
+def _means(net: Network, node: fx.Node, window: list[int]) -> str:
+    """Means over windows that part a map. As a pool, OpenVINO would round them to a byte."""
+    x, made = net.source(node), net.shape(node)[2:]
+    if set(made) == {1}:
+        axes = net.numbers(list(range(2, 2 + len(made))))
+        return net.add("ReduceMean", node, x, axes, keepdims=1)
+    parted = [0, net.shape(x)[1], *(n for pair in zip(made, window, strict=True) for n in pair)]
+    apart = net.add("Reshape", node, x, net.numbers(parted))
+    axes = net.numbers([3 + 2 * i for i in range(len(made))])
+    return net.add("ReduceMean", node, apart, axes, keepdims=0)
 
 
 @form("avgpool1d", "avgpool2d", "avgpool3d")
@@ -461,11 +465,15 @@ def _average_pool(net: Network, node: fx.Node) -> str:
     pool = _pool(net, node, ceil_mode=False, count_include_pad=True, divisor_override=None)
     if pool["divisor_override"] is not None:
         net.refuse(node, "a divisor of its own")
-    whole = pool["about"]["kernel_shape"] == net.shape(net.source(node))[2:]
-    if whole and not any(pool["about"]["pads"]):
-        return _mean_of_places(net, node)
+    about, made = pool["about"], net.shape(node)[2:]
+    window = about["kernel_shape"]
+    parts = [n * size for n, size in zip(made, window, strict=True)]
+    apart = window == about["strides"] or set(made) == {1}
+    if parts == net.shape(net.source(node))[2:] and apart and not any(about["pads"]):
+        return _means(net, node, window)
+    # Windows that overlap: where OpenVINO rounds what they give, the check refuses the file.
     counts = int(pool["count_include_pad"])
-    return net.add("AveragePool", node, net.source(node), count_include_pad=counts, **pool["about"])
+    return net.add("AveragePool", node, net.source(node), count_include_pad=counts, **about)
 
 
 @form(*(f"adaptive{kind}pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)))
@@ -474,9 +482,9 @@ def _adaptive_pool(net: Network, node: fx.Node) -> str:
     if not isinstance(net.seen[0][node], torch.Size):
         net.refuse(node, "it gives indices")
     sizes, made = net.shape(net.source(node))[2:], net.shape(node)[2:]
-    if math.prod(made) == 1 and kind == "Average":
-        return _mean_of_places(net, node)
     if any(size % out for size, out in zip(sizes, made, strict=True)):
         net.refuse(node, f"{sizes} places do not part into {made}")
     step = [size // out for size, out in zip(sizes, made, strict=True)]
-    return net.add(f"{kind}Pool", node, net.source(node), kernel_shape=step, strides=step)
+    if kind == "Average":
+        return _means(net, node, step)
+    return net.add("MaxPool", node, net.source(node), kernel_shape=step, strides=step)
