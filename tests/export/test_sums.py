@@ -58,7 +58,7 @@ def test_onnx_runtime_computes_it_in_integers(digits, images, student_of, bits, 
     found = agreement(rounded, [(images, labels)], file, with_roundings)
     assert found.good
     whole = [name for name, each in file.layers(images[:1].contiguous().numpy()).items() if each]
-    assert len(whole) == (8 if bits < 8 else 0)  # of 8 bits, some have zero points
+    assert len(whole) == 8  # all but the first, which reads images, and the last, which reads means
 
 
 def test_shifts_are_multiples_of_the_step(student_of):
@@ -75,9 +75,9 @@ def test_shifts_are_multiples_of_the_step(student_of):
         network.train()(images)
     student = student_of(network.eval(), images, 4)
     rounded = with_rounded_sums(student, images)
-    assert sums_of(rounded) == ["_3", "_5", "_7", "_10"]
+    assert sums_of(rounded) == ["_3", "_5", "_7"]
     with torch.no_grad():
-        assert (student(images) - rounded(images)).norm() < 0.1 * student(images).norm()
+        assert (student(images) - rounded(images)).norm() < 0.3 * student(images).norm()
     assert rounded.get_submodule("5").bias is None
     norm = rounded.get_submodule("3")
     scale, shift = affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
