@@ -16,7 +16,9 @@ METHOD = """
 # Each folder imports those before it; explorers and commands do not know each other. The first two
 # stand in the method's list: what it takes networks apart with, and what it rounds them with, each
 # behind one door.
-ROOMS = ["graph", "quantizer", "benches", "runs", "analysis", "figures", "explorers", "commands"]
+ROOMS = """
+    graph quantizer benches runs export analysis figures explorers commands
+""".split()
 COURSE = {"method", "graph", "quantizer", "analysis"}  # what akt_course knows
 MODULES = sorted(
     path.relative_to(ROOT).with_suffix("")

@@ -17,12 +17,23 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from akt_lab import __version__
-from akt_lab.commands import demo, doctor, evaluate, figures, lab, methods, quantize, sweep, table
+from akt_lab.commands import (
+    demo,
+    doctor,
+    evaluate,
+    export,
+    figures,
+    lab,
+    methods,
+    quantize,
+    sweep,
+    table,
+)
 from akt_lab.errors import AktError, UsageError, one_line
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (demo, quantize, evaluate, sweep, table, figures, methods, doctor, lab)
+    for module in (demo, quantize, evaluate, export, sweep, table, figures, methods, doctor, lab)
 }
 
 FULL = re.compile("OutOfMemoryError|can't allocate memory|not enough memory")  # PyTorch's words

@@ -12,7 +12,9 @@ from akt_lab import __version__
 from akt_lab.commands.options import device_of, report
 from akt_lab.errors import AktError
 
-PACKAGES = ("torch", "torchvision", "jupyterlab", "distributed")
+PACKAGES = (
+    "torch", "torchvision", "jupyterlab", "distributed", "onnx", "onnxruntime", "openvino",
+)  # fmt: skip
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:

@@ -21,7 +21,10 @@ def test_what_is_chosen_here(run):
 
 def test_it_asks_for_what_is_used_only():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["lab"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + extras["lab"] + extras["export"]
+    assert "akt-lab[export]" in extras["lab"]
+    assert "akt-lab[export]" in extras["dev"]
     assert set(doctor.PACKAGES) <= {re.match(r"[\w-]+", each)[0] for each in asked}
 
 
