@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from akt_lab.runs import agreement
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import Job, do
 from akt_lab.runs.training import evaluate
-from akt_lab.settings import Settings
+from akt_lab.settings import OF_METHOD, Settings
 from tests.conftest import SMALL, fake_run
 from tests.faults import brought
 
@@ -191,3 +192,38 @@ def test_a_recipe_s_runs_are_told_apart(monkeypatch):
     folders = [job.folder for job in (*plain.values(), *on.values())]
     assert len(set(folders)) == len(folders)
     assert len({job.settings for job in on.values()}) == len(on)  # nothing is done twice
+
+
+def test_what_the_recipe_and_its_pieces_are_worth(monkeypatch):
+    """Its pieces are what it differs in from AdaDFQ; differences are of the same seeds."""
+    monkeypatch.syspath_prepend(STEP.parent)
+    pieces = importlib.import_module("pieces")
+    found = pieces.arms(3)
+    differs = [name for name in OF_METHOD if f"{name} alone" in found]
+    ours, plain = (found[name] for name in (pieces.RECIPE, pieces.PLAIN))
+    assert {n for n in OF_METHOD if getattr(ours, n) != getattr(plain, n)} == set(differs)
+    for name in differs:
+        alone, without = found[f"{name} alone"], found[f"without {name}"]
+        assert (alone.method, without.method) == (pieces.PLAIN, pieces.RECIPE)
+        assert getattr(alone, name) == getattr(ours, name) != getattr(without, name)
+    assert len(set(found.values())) == len(found)
+    longer = pieces.arms(3, 10)[pieces.RECIPE]
+    assert longer.epochs - longer.warmup_epochs == 10 * (ours.epochs - ours.warmup_epochs)
+
+    def line(arm, seed, last, **more):
+        s = replace(found[arm], seed=seed, **more)
+        return {"settings": s.to_dict(), "status": "done", "student_images": 12_800,
+                "accuracy": {"last": last}}  # fmt: skip
+
+    lines = [line(pieces.PLAIN, seed, 70 + seed, eval_every=5) for seed in (0, 1, 2)]
+    lines += [line(pieces.RECIPE, seed, 74 + 2 * seed) for seed in (0, 1)]
+    lines += [line(pieces.RECIPE, 0, 99, epochs=99), {**lines[0], "status": "failed"}]
+    table = pieces.table(lines).set_index("arm")
+    assert list(table.index) == [pieces.PLAIN, pieces.RECIPE]
+    assert list(table["runs"]) == [3, 2]
+    ours = table.loc[pieces.RECIPE]
+    assert ours["top-1"].startswith("75.00 ± 12.7")
+    assert ours[f"− {pieces.PLAIN}"].startswith("+4.50 ± 6.3")  # 4 and 5, of the same seeds
+    assert table.loc[pieces.PLAIN, f"− {pieces.RECIPE}"].startswith("-4.50")
+    assert ours[f"− {pieces.RECIPE}"] == ""
+    assert pieces.to_markdown(pieces.table(lines)).count("\n") == 3

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The method from the ground up; a module imports those before it.
 METHOD = """
-    errors files speed shared_graph graph attention generator equalize quantizer losses image_pool methods
-    settings step
+    errors files speed shared_graph graph attention generator equalize quantizer losses image_pool
+    methods settings step
 """.split()
 # Each folder imports those before it; explorers and commands do not know each other. The first two
 # stand in the method's list: what it takes networks apart with, and what it rounds them with, each
