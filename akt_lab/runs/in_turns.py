@@ -3,12 +3,14 @@
 A GPU is busy for a fraction of a small student's step; those of others fill the rest.
 """
 
+import functools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
 Steps = Generator[None, None, Result]
 
 
@@ -19,6 +21,16 @@ def whole(steps: Steps[Result]) -> Result:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def without_stops(stepwise: Callable[Given, Steps[Result]]) -> Callable[Given, Result]:
+    """The function that does all steps of `stepwise`, with the same arguments and documentation."""
+
+    @functools.wraps(stepwise)
+    def function(*args: Given.args, **named: Given.kwargs) -> Result:
+        return whole(stepwise(*args, **named))
+
+    return function
 
 
 def in_turns(

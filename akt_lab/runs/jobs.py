@@ -18,7 +18,7 @@ from akt_lab.files import load_tensors
 from akt_lab.methods import get_method
 from akt_lab.runs.checkpoint import check_own, has_checkpoint
 from akt_lab.runs.folder import ENDED, RECORD, STUDENT, Run, check_made_with, differences
-from akt_lab.runs.in_turns import Steps, whole
+from akt_lab.runs.in_turns import Steps, without_stops
 from akt_lab.runs.results import Line, public_bench
 from akt_lab.runs.training import stepwise
 from akt_lab.settings import Settings, with_preset
@@ -145,18 +145,6 @@ def missing_student(run: Run) -> str | None:
     return why
 
 
-def do(
-    job: Job,
-    run: Run,
-    bench: Bench,
-    teacher_accuracy: float,
-    progress: bool,
-    make_bar: Callable[..., Any] = tqdm,
-) -> None:
-    """Do one job: `doing`, without a stop."""
-    whole(doing(job, run, bench, teacher_accuracy, progress, make_bar))
-
-
 def doing(
     job: Job,
     run: Run,
@@ -168,7 +156,8 @@ def doing(
 ) -> Steps[None]:
     """Do one job in its run folder, from the folder's checkpoint; nothing if it has ended.
 
-    Stops after each step. Runs of one bench that are given one dict of `graphs` share them.
+    Stops after each step; `do` does not. Runs of a bench that are given one dict of graphs share
+    them.
 
     Freed memory stays with the process from now on: it should be one that is there for runs.
 
@@ -190,6 +179,9 @@ def doing(
     )
     watch = job.watch or run.get("watched", False)  # as it began
     yield from stepwise(bench, job.settings, run, progress, make_bar, watch, graphs)
+
+
+do = without_stops(doing)
 
 
 def choose_device(name: str | None = None) -> str:

@@ -21,7 +21,7 @@ from akt_lab.runs import found
 from akt_lab.runs.agreement import agreement, at_once
 from akt_lab.runs.checkpoint import keep_epoch, resume, save
 from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
-from akt_lab.runs.in_turns import Steps, whole
+from akt_lab.runs.in_turns import Steps, without_stops
 from akt_lab.runs.networks import HOLDOUT, prepare
 from akt_lab.runs.networks import found as networks_of
 from akt_lab.settings import Settings
@@ -32,18 +32,6 @@ FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a 
 
 
 # ---- the loop -----------------------------------------------------------------------------------
-
-
-def train(
-    bench: Bench,
-    settings: Settings,
-    run: Run | None = None,
-    progress: bool = True,
-    make_bar: Callable[..., Any] = tqdm,
-    watch: bool = False,
-) -> Training:
-    """Train a student: `stepwise`, without a stop."""
-    return whole(stepwise(bench, settings, run, progress, make_bar, watch))
 
 
 def stepwise(
@@ -57,7 +45,7 @@ def stepwise(
 ) -> Steps[Training]:
     """Train a student; leave record, history, checkpoints and student in `run`'s folder.
 
-    Stops after each step, so that other students can take theirs in between.
+    Stops after each step, so that other students can take theirs in between; `train` does not.
 
     Goes on from the folder's checkpoint where there is one, to the same bits.
 
@@ -113,6 +101,9 @@ def stepwise(
         save_tensors(run / STUDENT, training.student.state_dict(), made)
         run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
     return training
+
+
+train = without_stops(stepwise)
 
 
 def _outcome(training: Training) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from torch import nn
 
 from akt_lab.errors import AktError
 from akt_lab.export import here, to_onnx
-from akt_lab.export.network import affine
+from akt_lab.export.sums import affine
 
 
 class Twice(nn.Module):
