@@ -194,7 +194,7 @@ def test_what_a_line_holds(undisturbed):
 
 def test_the_same_sweep_again_does_nothing(undisturbed, monkeypatch):
     before = (undisturbed / "results.jsonl").read_bytes()
-    monkeypatch.setattr(jobs, "train", lambda *_: pytest.fail("a run was done again"))
+    monkeypatch.setattr(jobs, "stepwise", lambda *_: pytest.fail("a run was done again"))
     monkeypatch.setattr(sweep, "_on_dask", lambda *_: pytest.fail("workers were started"))
     assert go(*GRID, *SIZES, "--workers", 0, "--out", undisturbed) == 0
     with pytest.raises(pytest.fail.Exception, match="workers"):
@@ -208,7 +208,7 @@ def test_what_was_killed_between_a_run_s_end_and_its_line(undisturbed, tmp_path,
     kept = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(kept[:3]) + kept[3][:40])  # cut while writing
     shutil.rmtree(out / lines(undisturbed)[0]["run"])  # its line is enough
-    monkeypatch.setattr(jobs, "train", lambda *_: pytest.fail("a run was done again"))
+    monkeypatch.setattr(jobs, "stepwise", lambda *_: pytest.fail("a run was done again"))
     assert go(*GRID, *SIZES, "--workers", 0, "--out", out) == 0
     assert len(lines(out)) == 6
     assert numbers(out) == numbers(undisturbed)
