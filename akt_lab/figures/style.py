@@ -35,6 +35,8 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
     "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},
     "adadfq+akt": {"color": COLOURS[1], "marker": "D", "linestyle": "-"},
+    "adadfq-lsq": {"color": COLOURS[8], "marker": "D", "linestyle": "--"},
+    "adadfq-lsq+akt": {"color": COLOURS[8], "marker": "o", "linestyle": "-"},
     "adadfq+akt code": {"color": COLOURS[3], "marker": "X", "linestyle": "-."},
     "gdfq+akt code": {"color": COLOURS[6], "marker": "P", "linestyle": "-."},
 }

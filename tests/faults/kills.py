@@ -90,7 +90,9 @@ def _did(out: Path, steps: int) -> Iterator[bool]:
     """Whether so many more steps are in the history than when it was first looked at."""
 
     def rows() -> int:
-        return (out / HISTORY).read_bytes().count(b"\n") if (out / HISTORY).exists() else 0
+        with suppress(FileNotFoundError):  # a run that begins again deletes it
+            return (out / HISTORY).read_bytes().count(b"\n")
+        return 0
 
     before = rows()
     while True:
