@@ -52,7 +52,7 @@ def _lift(traced: fx.GraphModule, tensors: Mapping[str, Tensor]) -> list[str]:
     """Make arguments of the constants that are among `tensors`: their names, in that order."""
     names = {id(tensor): name for name, tensor in tensors.items()}
     graph, arguments = traced.graph, dict[str, fx.Node]()
-    first = next(iter(graph.nodes))
+    first, lifted = next(iter(graph.nodes)), set()
     for node in graph.find_nodes(op="get_attr"):
         name = names.get(id(getattr(traced, node.target)))
         if name is None:  # a number of the method's own, the same in every run
@@ -62,6 +62,9 @@ def _lift(traced: fx.GraphModule, tensors: Mapping[str, Tensor]) -> list[str]:
                 arguments[name] = graph.placeholder(f"own_{len(arguments)}")
         node.replace_all_uses_with(arguments[name])
         graph.erase_node(node)
+        lifted.add(node.target)
+    for target in lifted:  # or the graph would keep the tensors of the run that it was traced for
+        delattr(traced, target)
     traced.recompile()
     return list(arguments)
 

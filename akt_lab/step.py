@@ -250,7 +250,7 @@ def _gradients(training: Training, z: Tensor, y: Tensor) -> Step:
     return training.compiled(z, y)
 
 
-# ---- one step ---------------------------------------------------------------------------------
+# ---- one step -----------------------------------------------------------------------------------
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:

@@ -39,10 +39,12 @@ def arms(bits: int, times: int = 1) -> dict[str, Settings]:
     ours, plain = get_method(RECIPE), get_method(PLAIN)
     budget = {**BUDGET, "weight_bits": bits, "act_bits": bits}
     first = BUDGET["warmup_epochs"]
-    for name in ("epochs", "milestones"):  # those after the warm-up
-        value = BUDGET[name]
-        longer = [first + times * (n - first) for n in (value if name == "milestones" else [value])]
-        budget[name] = tuple(longer) if name == "milestones" else longer[0]
+
+    def later(epoch: int) -> int:  # the warm-up stays as long as it is
+        return first + times * (epoch - first)
+
+    budget["epochs"] = later(BUDGET["epochs"])
+    budget["milestones"] = tuple(map(later, BUDGET["milestones"]))
     budget["eval_every"] = 2 * times
 
     def arm(method: str, **others: Any) -> Settings:

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +57,16 @@ def test_tracing_changes_nothing_nor_does_a_neighbour(as_traced):
     graph = SharedGraph(step_of(first), own(first), x)
     graph.of(own(second))(x)
     assert all(torch.equal(tensor, before[name]) for name, tensor in own(first).items())
+
+
+def test_a_graph_keeps_no_run_s_tensors(as_traced):
+    net, x = a_network(0), torch.randn(8, 3, dtype=torch.float64)
+    graph = SharedGraph(step_of(net), own(net), x)
+    weight = weakref.ref(net[0].weight)
+    del net
+    gc.collect()
+    assert weight() is None
+    graph.of(own(a_network(1)))(x)
 
 
 def test_what_is_not_named_is_fixed(as_traced):
