@@ -1,15 +1,10 @@
 """Whether a file computes what its student does: every image, every rounding.
 
-Two programs that add the same numbers in another order differ in the last bits. Where a value lies
-that close to the middle between two grid points, one rounds it up and the other down: then images
-differ by a whole step, though neither program is wrong. Such an image is counted apart, and only if
-it is shown: the student is given the file's own roundings, each of which must be one that its own
-value allows, and must then come to the file's logits.
+An image that differs because a value lies at a tie is counted apart, and only if that is shown.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +13,9 @@ from torch import Tensor, nn
 from akt_lab.errors import AktError
 from akt_lab.export.builder import LOGITS
 from akt_lab.export.runtimes import Runtime
-from akt_lab.quantizer import ActivationQuantizer
+from akt_lab.export.ties import CLOSE, apart, follows, tips
 
-CLOSE = 1e-4  # of an image's largest logit
-TIE = 1e-3  # of a step, from the middle between two grid points
+FEW = 8  # images of a batch whose ties are searched for: if more are apart, the file is wrong
 
 
 @dataclass(frozen=True)
@@ -80,14 +74,19 @@ def agreement(
         with torch.inference_mode():
             expected = student(batch).float().cpu()
         got = torch.from_numpy(file.run(as_array(batch))[LOGITS])
-        largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)  # (B,)
-        off = (got - expected).abs().amax(1) / largest
-        off = off.nan_to_num(float("inf"))
+        off = apart(got, expected)
         difference = max(difference, off.max().item())
         at_ties = torch.zeros(len(off), dtype=torch.bool)
         if (far := off > CLOSE).any():
             shown = shown or with_roundings()
-            at_ties[far] = follows(student, batch[far.to(batch.device)], shown, got[far])
+            differing = batch[far.to(batch.device)]
+            outputs = shown.run(as_array(differing))
+            followed = follows(student, differing, outputs, got[far]).clone()
+            if len(left := (~followed).nonzero().flatten()) <= FEW:
+                for i in left:
+                    followed[i] = tips(student, differing[i], got[far][i])
+            at_ties[far] = followed
+        largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)  # (B,)
         top = expected.topk(2).values if expected.shape[1] > 1 else expected.repeat(1, 2)
         near = (top[:, 0] - top[:, 1]) / largest < 2 * CLOSE
         differ = got.argmax(1) != expected.argmax(1)
@@ -107,47 +106,6 @@ def agreement(
 def as_array(images: Tensor) -> np.ndarray:
     """Images as runtimes take them, (B, channels, H, W), each after the other."""
     return images.detach().cpu().contiguous().numpy()
-
-
-@torch.inference_mode()
-def follows(student: nn.Module, images: Tensor, file: Runtime, logits: Tensor) -> Tensor:
-    """For each image, whether the student comes to these logits by the file's roundings.
-
-    Each of them must lie at most half a step, and `TIE`, from the value that the student rounds.
-
-    Args:
-        student: from `quantize_model`.
-        images: (B, channels, H, W).
-        file: one that also gives every rounded activation.
-        logits: (B, classes), of the file that does not: a runtime may compute that in another way.
-
-    Returns:
-        (B,), boolean.
-    """
-    outputs = file.run(as_array(images))
-    allowed = torch.ones(len(images), dtype=torch.bool)
-
-    def put(name: str) -> Callable[..., Tensor]:
-        def hook(module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            scale, zero_point = module.grid()
-            low, high = -zero_point, 2**module.bits - 1 - zero_point
-            given = torch.from_numpy(outputs[f"rounded/{name}"]).to(output.device)
-            off = (given / scale - (inputs[0] / scale).clamp(low, high)).abs().flatten(1).amax(1)
-            whole = (given / scale - (given / scale).round()).abs().flatten(1).amax(1)
-            allowed.logical_and_(((off <= 0.5 + TIE) & (whole <= TIE)).cpu())
-            return given
-
-        return hook
-
-    named = [(n, m) for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)]
-    handles = [module.register_forward_hook(put(name)) for name, module in named]
-    try:
-        expected = student(images).float().cpu()
-    finally:
-        for handle in handles:
-            handle.remove()
-    largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)
-    return allowed & ((logits - expected).abs().amax(1) / largest <= CLOSE)
 
 
 def refuse(found: Agreement, package: str) -> None:

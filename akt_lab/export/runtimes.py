@@ -101,16 +101,19 @@ class OpenVino(Runtime):
 
     package = "openvino"
     rounds_sums = False
+    # Left to itself, it multiplies in bfloat16 where the processor can, and rounds what a linear
+    # layer reads to 8 bits.
+    options: Mapping[str, Any] = {
+        "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }  # fmt: skip
 
     def __init__(self, content: bytes) -> None:
         """Raises AktError where it is not installed."""
         openvino, self.content = needed("openvino"), content
         core = openvino.Core()
-        how: dict[str, Any] = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-        # Left to itself, it multiplies in bfloat16 where the processor can, and rounds what a
-        # linear layer reads to 8 bits.
-        how |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        self.compiled = core.compile_model(core.read_model(content), "CPU", how)
+        model = core.read_model(content)
+        self.compiled = core.compile_model(model, "CPU", dict(self.options))
         self.request = self.compiled.create_infer_request()
 
     def run(self, images: np.ndarray) -> Arrays:

@@ -1,4 +1,5 @@
 import operator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from akt_lab.errors import AktError
 from akt_lab.export import agreement, here, to_onnx
+from akt_lab.export.runtimes import OpenVino
 from akt_lab.quantizer import freeze_ranges, quantize_model
 
 
@@ -212,6 +214,12 @@ def networks(draw):
     return [*layers, nn.LazyLinear(4, bias=draw(st.booleans()))]
 
 
+class InFloat(OpenVino):
+    """OpenVINO without its integers, which (2026.4) loses residual sums of unrounded outputs."""
+
+    options: ClassVar = {**OpenVino.options, "LP_TRANSFORMS_MODE": "NO"}
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     layers=networks(), bits=st.integers(2, 8), act_bits=st.integers(2, 8), seed=st.integers(0, 99),
@@ -224,19 +232,25 @@ def test_random_networks_agree(layers, bits, act_bits, seed, storage):
     with torch.no_grad():
         network(images)
         for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()  # those that were drawn know nothing of the seed
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.normal_()  # negative scales, too
                 module.bias.normal_()
     student = quantize_model(network.eval(), bits, act_bits)
     with torch.no_grad():
-        student(images)
+        logits = student(images)
     freeze_ranges(student)
     shape, labels = images.shape[1:], torch.zeros(8, dtype=torch.long)
+
+    def compared(runtime):
+        def written(**how):
+            return runtime(to_onnx(student, shape, storage=storage, **how))
+
+        return agreement(student, [(images, labels)], written(), lambda: written(rounded=True))
+
     for runtime in here():
-        file = runtime(to_onnx(student, shape, storage=storage))
-
-        def with_roundings(runtime=runtime):
-            return runtime(to_onnx(student, shape, storage=storage, rounded=True))
-
-        found = agreement(student, [(images, labels)], file, with_roundings)
-        assert found.good, found
+        found = compared(runtime)
+        if runtime is OpenVino and not found.good:  # as `akt-lab export` says of such a file, too
+            found = compared(InFloat)
+        assert found.good, (runtime.package, found, logits)
