@@ -32,6 +32,7 @@ from akt_lab.figures.images import draw_synthetic_images
 from akt_lab.figures.labels import alike, on_bench
 from akt_lab.figures.method import method
 from akt_lab.figures.ranges import accuracy_by_range
+from akt_lab.figures.size import accuracy_by_bytes
 from akt_lab.figures.style import Drawing, save
 from akt_lab.figures.training import training_by_bits
 from akt_lab.files import damaged, write_whole
@@ -64,6 +65,7 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
 FIGURES: dict[str, Figure] = {
     "method": method,
     "accuracy_by_bits": accuracy_by_bits,
+    "accuracy_by_bytes": accuracy_by_bytes,
     "training_by_bits": training_by_bits,
     "attention_side_by_side": lambda runs: draw_attention_side_by_side(studies.side_by_side(runs)),
     "synthetic_images": lambda runs: draw_synthetic_images(studies.synthetic_images(runs)),
@@ -82,7 +84,7 @@ FIGURES: dict[str, Figure] = {
     "ablations": ablations,
     "accuracy_by_range": accuracy_by_range,
 }
-OF_RUNS = list(FIGURES)[:5]  # from what runs left; the others need studies, in minutes
+OF_RUNS = list(FIGURES)[:6]  # from what runs left; the others need studies, in minutes
 OF_DEMO = [name for name in FIGURES if name not in ("ablations", "accuracy_by_range")]  # these
 # have runs of their own
 
