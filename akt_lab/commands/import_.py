@@ -16,7 +16,11 @@ from akt_lab.commands.options import (
 )
 from akt_lab.errors import UsageError
 
-BITS = ("--bits", "--weight-bits", "--act-bits")
+BITS = {
+    "--bits": "those of weights and activations, 2 to 8: the file does not say",
+    "--weight-bits": "those of weights, where they differ",
+    "--act-bits": "those of activations, where they differ",
+}
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -36,9 +40,7 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         "--method", choices=("gdfq", "adadfq", "hast"), required=True, help="whose code saved it"
     )
     for option in BITS:
-        parser.add_argument(option, type=SETTING_OPTIONS[option]["type"],
-            help={"--bits": "of weights and activations: the file does not say"}.get(
-                option, "where they differ"))  # fmt: skip
+        parser.add_argument(option, **SETTING_OPTIONS[option] | {"help": BITS[option]})
     add_bench_options(parser, trains=False)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -157,8 +157,8 @@ def rounded_otherwise(student: nn.Module) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} weights are rounded otherwise than there, in {', '.join(places)}: zero lies on "
-        "every grid here, also on that of a channel whose weights have one sign"
+        f"{count} weights are rounded otherwise than there, in {', '.join(places)}: a channel's "
+        "weights have one sign, and zero lies on every grid here, or they lie between two points"
     ]
 
 

@@ -193,10 +193,9 @@ def test_files_that_are_no_such_student_s(bench, entries, tmp_path):
         read(path, bench, bench.teacher.state_dict())
     for ends, words in (((0, 0), "observed no image"), ((0, torch.nan), "observed no image"),
                         ((2, 3), "a grid without zero")):  # fmt: skip
-        other = {
-            f"{act}.x_{n}": torch.tensor([v]) for n, v in zip(("min", "max"), ends, strict=True)
-        }
-        with pytest.raises(AktError, match=f"{act} .*{words}"):
+        low, high = (torch.tensor([float(end)]) for end in ends)
+        other = {f"{act}.x_min": low, f"{act}.x_max": high}
+        with pytest.raises(AktError, match=f"^{act} .*{words}"):
             read(path, bench, entries | other)
 
 
