@@ -65,9 +65,10 @@ def test_teachers_agree_and_other_students_do_not(digits, images, student_of):
     batches = [(images, torch.zeros(100, dtype=torch.long))]
 
     def found(network, other):
-        files = (TorchExport(to_pt2(other, images.shape[1:], rounded=r)) for r in (False, True))
-        file, rounded = files
-        return agreement(network, batches, file, lambda: rounded)
+        def file(rounded=True):
+            return TorchExport(to_pt2(other, images.shape[1:], rounded=rounded))
+
+        return agreement(network, batches, file(rounded=False), file)
 
     assert found(digits.teacher, digits.teacher).good
     student = student_of(digits.teacher, images)
