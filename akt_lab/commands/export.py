@@ -84,6 +84,7 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
     bench = load_bench(BenchSpec.from_dict(on), device_of(options), progress=True)
     how: dict[str, Any] = {"sums": sums, "maps": options.maps, "teacher": options.float}
     exported = export.of_run(made, bench, storage, form=form, **how)
+    runtimes = export.measured(exported, progress=True) if options.check else {}
     result: dict[str, Any] = {
         "file": str(options.out),
         "network": exported.source,
@@ -93,7 +94,7 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
         "storage": exported.metadata["storage"],
         "sums": exported.metadata["sums"],
         "bytes": exported.sizes(),
-        "runtimes": export.measured(exported, progress=True) if options.check else {},
+        "runtimes": runtimes,
     }
     write_whole(options.out, exported.content)
     return result

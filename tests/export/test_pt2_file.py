@@ -15,20 +15,20 @@ def images(digits):
     return digits.normalise(digits.images[:100])
 
 
+@pytest.fixture
+def teacher():
+    """A small one of the digits' images."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1)
+    pooled = nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)
+    return nn.Sequential(*layers, nn.ReLU(), *pooled).eval()
+
+
 MIXED = {"*": 3, "unit2.body.0": 2, "unit3.body.3": 5, "classifier": 8}
 
 
-@pytest.mark.parametrize(
-    ("bits", "how"),
-    [
-        (2, {}),
-        (MIXED, {"ranges": "minmax"}),
-        (3, {"ranges": "learned", "weight_ranges": "learned"}),
-    ],
-    ids=["2", "mixed", "learned"],
-)
-def test_any_number_of_images_and_what_goes_with_them(digits, images, student_of, bits, how):
-    student = student_of(digits.teacher, images, bits, 3, **how)
+def test_any_number_of_images_and_what_goes_with_them(digits, images, student_of):
+    student = student_of(digits.teacher, images, MIXED, 3)
     about = {"classes": json.dumps(digits.classes), "bench": "digits ü"}
     content = to_pt2(student, images.shape[1:], metadata=about)
     found = dict.fromkeys(about, "")
@@ -42,16 +42,20 @@ def test_any_number_of_images_and_what_goes_with_them(digits, images, student_of
     assert all(name.startswith(("aten.", "<built-in function getitem")) for name in calls)
 
 
-def test_the_student_stays_as_it_is(digits, images, student_of):
-    student = student_of(digits.teacher, images)
+@pytest.mark.parametrize("ranges", ["minmax", "pnorm", "learned"])
+def test_static_rules_and_what_the_student_is_afterwards(teacher, images, student_of, ranges):
+    weights = "learned" if ranges == "learned" else "minmax"
+    student = student_of(teacher, images, 2, 3, ranges=ranges, weight_ranges=weights)
     code, before = student.code, {n: t.clone() for n, t in student.state_dict().items()}
+    logits = TorchExport(to_pt2(student, images.shape[1:])).run(images.contiguous().numpy())
+    assert torch.allclose(torch.from_numpy(logits["logits"]), student(images), atol=1e-4)
     to_pt2(student, images.shape[1:], rounded=True)
     assert student.code == code
     assert all(torch.equal(t, before[n]) for n, t in student.state_dict().items())
 
 
-def test_rounded_activations(digits, images, student_of):
-    student = student_of(digits.teacher, images)
+def test_rounded_activations(teacher, images, student_of):
+    student = student_of(teacher, images)
     outputs = TorchExport(to_pt2(student, images.shape[1:], rounded=True)).run(images.numpy())
     quantizers = {n: m for n, m in student.named_modules() if isinstance(m, ActivationQuantizer)}
     assert set(outputs) == {"logits", *(f"rounded/{name}" for name in quantizers)}
@@ -61,7 +65,7 @@ def test_rounded_activations(digits, images, student_of):
         assert codes.max() > 1
 
 
-def test_teachers_agree_and_other_students_do_not(digits, images, student_of):
+def test_teachers_agree_and_other_students_do_not(teacher, images, student_of):
     batches = [(images, torch.zeros(100, dtype=torch.long))]
 
     def found(network, other):
@@ -70,10 +74,10 @@ def test_teachers_agree_and_other_students_do_not(digits, images, student_of):
 
         return agreement(network, batches, file(rounded=False), file)
 
-    assert found(digits.teacher, digits.teacher).good
-    student = student_of(digits.teacher, images)
+    assert found(teacher, teacher).good
+    student = student_of(teacher, images)
     assert found(student, student).good
-    assert found(student, student_of(digits.teacher, images * 1.5)).apart > 50
+    assert found(student, student_of(teacher, images * 1.5)).apart > 50
 
 
 def test_refused(digits, images):
