@@ -73,8 +73,8 @@ def load_released(path: Path, bench: Bench, settings: Settings) -> tuple[fx.Grap
     for name, place in ranges.items():
         quantizer = student.get_submodule(name)
         assert isinstance(quantizer, ActivationQuantizer)
-        ends = (tensors[f"{place}.{entry}"].float().item() for entry in ("x_min", "x_max"))
-        low, high = range_here(*ends, quantizer.bits, place)
+        low, high = (float(tensors[f"{place}.{entry}"]) for entry in ("x_min", "x_max"))
+        low, high = range_here(low, high, quantizer.bits, place)
         quantizer.low.fill_(low)
         quantizer.high.fill_(high)
         quantizer.updates.fill_(1)
