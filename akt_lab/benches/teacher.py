@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from akt_lab.benches import weights
 from akt_lab.benches.downloads import Source
 from akt_lab.benches.foreign import no_trace
 from akt_lab.errors import AktError, UsageError
+
+UNREAD = ("num_batches_tracked",)  # old files lack it
 
 
 def call_factory(name: str) -> nn.Module:
@@ -107,13 +110,43 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
     Raises:
         AktError: if they do not fit, or are not finite; names the tensors.
     """
-    expected = network.state_dict()
+    tensors, notes = read_weights(network.state_dict(), path, source)
+    for t in network.state_dict(keep_vars=True).values():
+        if 0 in t.stride() and t.numel() > 1:  # expanded: all its numbers are one
+            t.data = t.data.contiguous()
+    network.load_state_dict(tensors, strict=False)
+    check_finite(network, path)
+    return notes
+
+
+def read_weights(
+    expected: Mapping[str, Tensor],
+    path: Path,
+    source: Source | None = None,
+    *,
+    whose: str = "teacher",
+    unread: Sequence[str] = UNREAD,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors in a file of weights that a network's state dict asks for.
+
+    Args:
+        expected: names, with tensors of the shapes and kinds that they must have.
+        path: the file's.
+        source: where it was downloaded from: what is not asked for is left out.
+        whose: weights they are, for messages.
+        unread: last parts of names of those that may be missing: nobody reads them.
+
+    Returns:
+        those that are there, and what to say of them.
+
+    Raises:
+        AktError: if they do not fit; names the tensors.
+    """
     found = weights.read(path, source.member if source else None)
-    tensors, more, notes = weights.fitted(found, expected, path)
+    tensors, more, notes = weights.fitted(found, expected, path, whose)
+    needless = {name for name in expected if name.rpartition(".")[2] in unread}
     problems = [
-        f"{name} is missing"
-        for name in expected
-        if name not in tensors and not name.endswith("num_batches_tracked")  # old files lack it
+        f"{name} is missing" for name in expected if name not in tensors and name not in needless
     ]
     problems += [] if source else [f"{name} is not in the network" for name in more]
     for name, t in tensors.items():
@@ -121,29 +154,24 @@ def load_weights(network: nn.Module, path: Path, source: Source | None = None) -
             problems.append(f"{name} is {shape}, the network's {wanted}")
         elif t.is_meta or t.layout != torch.strided:
             problems.append(f"{name} is {'empty' if t.is_meta else 'sparse'}: save it dense")
-        elif name.endswith("num_batches_tracked"):
-            pass  # nobody reads it
+        elif name in needless:
+            pass
         elif t.is_floating_point() != expected[name].is_floating_point() or t.is_quantized:
             problems.append(f"{name} is {_type(t)}, the network's {_type(expected[name])}")
     if problems:
         several = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise AktError(f"{path} does not fit the teacher: {'; '.join(problems[:4])}{several}")
-    for t in network.state_dict(keep_vars=True).values():
-        if 0 in t.stride() and t.numel() > 1:  # expanded: all its numbers are one
-            t.data = t.data.contiguous()
-    network.load_state_dict(tensors, strict=False)
-    _check_finite(network, path)
+        raise AktError(f"{path} does not fit the {whose}: {'; '.join(problems[:4])}{several}")
     kinds = {_type(t) for t in tensors.values() if t.is_floating_point()} - {"float32"}
     if kinds:
         notes.append(f"weights are {' and '.join(sorted(kinds))} in the file, used as float32")
-    return notes
+    return tensors, notes
 
 
 def _type(t: Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
 
-def _check_finite(network: nn.Module, path: Path) -> None:
+def check_finite(network: nn.Module, path: Path) -> None:
     """Refuse NaN anywhere, and infinities but in buffers, where masks of attention hold them."""
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for name, t in network.state_dict().items():

@@ -96,7 +96,7 @@ class Place(NamedTuple):
 
 
 def fitted(
-    found: Mapping[Any, Any], expected: Mapping[str, Tensor], path: Path
+    found: Mapping[Any, Any], expected: Mapping[str, Tensor], path: Path, whose: str = "teacher"
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """The state dict in a checkpoint that a network needs, whatever it is wrapped in.
 
@@ -107,6 +107,7 @@ def fitted(
         found: what the file holds.
         expected: the network's own state dict.
         path: the file's, for messages.
+        whose: weights they are, for messages.
 
     Returns:
         tensors by the network's names, names there that the network has not, and what to say.
@@ -138,7 +139,7 @@ def fitted(
     if most and (chosen.entry or chosen.prefix or len(best) > 1):
         instead = [str(place) for place in best if place is not chosen]
         also = f", not of {', '.join(instead)}" if instead else ""
-        notes.append(f"the teacher's weights are those of {chosen}{also}")
+        notes.append(f"the {whose}'s weights are those of {chosen}{also}")
     if beside:
         notes.append(f"{len(beside)} tensors beside them are left out: {_few(beside)}")
     return taken, [name for name in more if name not in beside], notes

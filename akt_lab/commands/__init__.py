@@ -23,6 +23,7 @@ from akt_lab.commands import (
     evaluate,
     export,
     figures,
+    import_,
     lab,
     methods,
     quantize,
@@ -32,9 +33,11 @@ from akt_lab.commands import (
 from akt_lab.errors import AktError, UsageError, one_line
 
 COMMANDS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (demo, quantize, evaluate, export, sweep, table, figures, methods, doctor, lab)
-}
+    module.__name__.rpartition(".")[2].rstrip("_"): module  # `import` is a word of Python's
+    for module in (
+        demo, quantize, import_, evaluate, export, sweep, table, figures, methods, doctor, lab,
+    )
+}  # fmt: skip
 
 FULL = re.compile("OutOfMemoryError|can't allocate memory|not enough memory")  # PyTorch's words
 

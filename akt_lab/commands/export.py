@@ -1,4 +1,4 @@
-"""`akt-lab export`: a run's student, or its teacher, as an ONNX file that is checked and timed."""
+"""`akt-lab export`: a run's student, or its teacher, as a file that is checked: ONNX, or .pt2."""
 
 import argparse
 import json
@@ -14,15 +14,17 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         name,
-        help="a run's student as an ONNX file, checked and timed",
+        help="a run's student as an ONNX file, checked and timed, or as a .pt2 file",
         argument_default=argparse.SUPPRESS,
         description="Write a run's student as an ONNX file, if ONNX Runtime, and OpenVINO where it "
-        "is installed, give the student's logits for every evaluation image; and time it.",
+        "is installed, give the student's logits for every evaluation image; and time it. Or as a "
+        ".pt2 file of torch.export, which PyTorch alone reads, checked in the same way.",
     )
     parser.add_argument("run", type=path, metavar="RUN", help="a run's folder")
     parser.add_argument(
-        "--out", type=path, required=True, metavar="FILE", help="the file, .onnx; it must be new"
-    )
+        "--out", type=path, required=True, metavar="FILE",
+        help="the file: .pt2, or else ONNX; it must be new",
+    )  # fmt: skip
     parser.add_argument(
         "--storage", choices=("int4", "int8", "float"),
         help="how weights are held: int8, a byte each (default); int4, half a byte up to 4 bits; "
@@ -65,18 +67,24 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
     from akt_lab.files import write_whole
     from akt_lab.runs.folder import Run
 
-    for name in ("storage", "sums"):
-        if options.float and hasattr(options, name):
+    form = "pt2" if options.out.suffix == ".pt2" else "onnx"
+    for name in ("storage", "sums", "maps"):
+        given = getattr(options, name, False)
+        if options.float and given and name != "maps":
             raise UsageError(f"--float is the teacher, in which nothing is rounded: drop --{name}")
+        if form == "pt2" and given:
+            raise UsageError(f"--{name} is of ONNX files, and {options.out} is none: drop it")
     storage, sums = getattr(options, "storage", "int8"), getattr(options, "sums", "float")
     export.check_target(options.out)
-    export.needed("onnx")
+    if form == "onnx":
+        export.needed("onnx")
     made = Run.open(options.run)
-    given = {**made.entry("bench"), **given_bench(options)}
+    on = {**made.entry("bench"), **given_bench(options)}
     options.device = getattr(options, "device", "cpu")  # where the runtimes are
-    bench = load_bench(BenchSpec.from_dict(given), device_of(options), progress=True)
-    how = {"maps": options.maps, "teacher": options.float}
-    exported = export.of_run(made, bench, storage, sums=sums, **how)
+    bench = load_bench(BenchSpec.from_dict(on), device_of(options), progress=True)
+    how: dict[str, Any] = {"sums": sums, "maps": options.maps, "teacher": options.float}
+    exported = export.of_run(made, bench, storage, form=form, **how)
+    runtimes = export.measured(exported, progress=True) if options.check else {}
     result: dict[str, Any] = {
         "file": str(options.out),
         "network": exported.source,
@@ -86,14 +94,14 @@ def _exported(options: argparse.Namespace) -> dict[str, Any]:
         "storage": exported.metadata["storage"],
         "sums": exported.metadata["sums"],
         "bytes": exported.sizes(),
-        "runtimes": export.measured(exported, progress=True) if options.check else {},
+        "runtimes": runtimes,
     }
     write_whole(options.out, exported.content)
     return result
 
 
 def _lines(result: dict[str, Any]) -> dict[str, Any]:
-    """The same for a reader: a line an entry, and three for each runtime."""
+    """The same for a reader: a line an entry, and three for each runtime that was timed."""
     shown: dict[str, Any] = {k: v for k, v in result.items() if isinstance(v, str)}
     if bits := result["effective_bits"]:
         shown["effective bits"] = f"{bits['weights']} a weight, {bits['activations']} an activation"
@@ -108,6 +116,8 @@ def _lines(result: dict[str, Any]) -> dict[str, Any]:
             f"{found['classes']} classes differ"
             + ("" if found["good"] else ": NOT the same, it rounds otherwise")
         )
+        if "ms" not in found:
+            continue
         whole, others = found["in_integers"], found["in_float"]
         ms = f"{found['ms']:.3f} ms an image on one thread"
         if "ms_float32" in found:

@@ -1,6 +1,7 @@
 """From a run to a file: what it holds, what it weighs, how long it takes, whether it is right."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from akt_lab.benches import Bench
 from akt_lab.errors import AktError, unknown
 from akt_lab.export.check import Agreement, agreement, as_array, refuse
 from akt_lab.export.onnx_file import check_exportable, to_onnx
+from akt_lab.export.pt2_file import TorchExport, to_pt2
 from akt_lab.export.runtimes import Runtime, here, medians
 from akt_lab.export.sums import with_rounded_sums
 from akt_lab.export.weights import accounted_bytes
@@ -23,6 +25,7 @@ from akt_lab.runs.checkpoint import last_whole
 from akt_lab.runs.folder import Run, provenance
 
 SUMS = ("float", "8")
+FORMS = ("onnx", "pt2")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Exported:
         storage: how its weights are held, one of `STORAGES`.
         maps: layers whose outputs the file gives, too.
         metadata: what goes with it.
+        form: of the file, one of `FORMS`; a .pt2 file has float weights, float sums and no maps.
     """
 
     network: fx.GraphModule
@@ -46,11 +50,17 @@ class Exported:
     storage: str
     maps: tuple[str, ...]
     metadata: dict[str, str]
+    form: str = "onnx"
 
     def _written(self, rounded: bool = False) -> bytes:
+        how: dict[str, Any] = {"metadata": self.metadata, "rounded": rounded}
+        if self.form == "onnx":
+            how |= {"storage": self.storage, "maps": self.maps}
+        return self._write(self.network, **how)
+
+    def _write(self, network: fx.GraphModule, **how: Any) -> bytes:
         shape = (self.bench.channels, self.bench.image_size, self.bench.image_size)
-        how: dict[str, Any] = {"storage": self.storage, "maps": self.maps, "rounded": rounded}
-        return to_onnx(self.network, shape, metadata=self.metadata, **how)
+        return (to_pt2 if self.form == "pt2" else to_onnx)(network, shape, **how)
 
     @cached_property
     def content(self) -> bytes:
@@ -92,8 +102,12 @@ class Exported:
     @cached_property
     def in_float(self) -> bytes:
         """The content of the teacher's file, to compare with."""
-        shape = (self.bench.channels, self.bench.image_size, self.bench.image_size)
-        return to_onnx(trace(self.bench.teacher), shape)
+        return self._write(trace(self.bench.teacher))
+
+    @property
+    def runtimes(self) -> Sequence[type[Runtime]]:
+        """Those that are installed, of the file's form."""
+        return (TorchExport,) if self.form == "pt2" else here()
 
     def bits(self) -> dict[str, float]:
         """That a weight and an activation take, their ranges counted."""
@@ -118,7 +132,7 @@ class Exported:
             times = {name: round(ms, 4) for name, ms in medians(loaded, image).items()}
             layers = file.layers(image)
             found[runtime.package] = {
-                "version": runtime.installed(), **times,
+                **times,
                 "in_integers": [name for name, whole in layers.items() if whole],
                 "in_float": [name for name, whole in layers.items() if not whole],
             }  # fmt: skip
@@ -133,6 +147,7 @@ def of_run(
     sums: str = "float",
     maps: bool = False,
     teacher: bool = False,
+    form: str = "onnx",
 ) -> Exported:
     """A run's student, to be exported.
 
@@ -144,6 +159,7 @@ def of_run(
             to compute in integers: another network, with ranges from the run's synthetic images.
         maps: whether the file gives the feature maps that AKT distils, too.
         teacher: the run's teacher, in float32, in place of its student.
+        form: of the file, one of `FORMS`: `storage`, `sums` and `maps` are of ONNX files.
 
     Raises:
         AktError: if the run left no student, or one that no file can hold: live ranges, say.
@@ -156,8 +172,11 @@ def of_run(
         graph = student
         check_exportable(graph)
     settings = run.settings
-    if sums not in SUMS:
-        raise unknown("sums", sums, SUMS)
+    for name, value, known in (("sums", sums, SUMS), ("form", form, FORMS)):
+        if value not in known:
+            raise unknown(name, value, known)
+    if form == "pt2":
+        storage, sums, maps = "float", "float", False
     shown = tuple(map_layers(graph, settings.maps, settings.last_maps)) if maps else ()
     if sums == "8" and not teacher:
         graph = with_rounded_sums(graph, _synthetic(run).to(bench.device), shown)
@@ -176,7 +195,7 @@ def of_run(
         "commit": str((run.get("versions") or {}).get("commit")),
         "akt_lab": f"{__version__} {provenance()['commit'] or ''}".strip(),
     }
-    return Exported(graph, bench, source, sums, storage, shown, about)
+    return Exported(graph, bench, source, sums, storage, shown, about, form)
 
 
 def _synthetic(run: Run) -> Tensor:
@@ -188,16 +207,22 @@ def _synthetic(run: Run) -> Tensor:
 
 
 def measured(exported: Exported, progress: bool = False) -> dict[str, Any]:
-    """Check it in every runtime that is installed, then time it: for a record, or a table.
+    """Check it in every runtime of its form, then time it if it is ONNX: for a record, or a table.
 
     Raises:
         AktError: if no runtime is installed, or one gives something else than the network does.
     """
-    runtimes = here()
+    runtimes = exported.runtimes
     if not runtimes:
         raise AktError(
             "no runtime to check the file with: pip install -e '.[export]', or --no-check"
         )
-    found = {runtime.package: exported.check(runtime, progress) for runtime in runtimes}
-    speed = exported.speed()
-    return {name: asdict(each) | {"good": each.good} | speed[name] for name, each in found.items()}
+    checked = {runtime: exported.check(runtime, progress) for runtime in runtimes}
+    speed = exported.speed() if exported.form == "onnx" else {}  # PyTorch's is the student's own
+    return {
+        runtime.package: {"version": runtime.installed()}
+        | asdict(found)
+        | {"good": found.good}
+        | speed.get(runtime.package, {})
+        for runtime, found in checked.items()
+    }

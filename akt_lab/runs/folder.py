@@ -112,6 +112,7 @@ class Record(TypedDict, total=False):
     seconds: Finite | None
     steps_done: int
     steps_saved: int
+    imported: str  # the file that its student came from: no step was done here
 
 
 def check_entries(values: Mapping[str, Any], kind: Any) -> None:

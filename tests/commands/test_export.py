@@ -3,9 +3,11 @@ import sys
 
 import onnx
 import pytest
+import torch
 
 from akt_lab import export
 from akt_lab.benches import BenchSpec
+from akt_lab.commands import export as of_command
 from akt_lab.export import runtimes
 from akt_lab.runs.folder import Run
 from akt_lab.runs.training import train
@@ -95,6 +97,59 @@ def test_unchecked(run, made, tmp_path):
     assert code == 0
     assert printed.splitlines()[-1].split() == ["checked", "no"]
     assert file.exists()
+
+
+def test_a_pt2_file_is_checked_without_onnx(run, made, digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr("akt_lab.export.exported.here", list)
+    file = tmp_path / "student.pt2"
+    code, printed, error = run("export", made.folder, "--out", file, "--json")
+    assert code == 0, error
+    found = json.loads(printed)
+    assert found["bytes"]["file"] == file.stat().st_size
+    assert (found["storage"], found["bits"]) == ("float", "3w3a")
+    (each,) = found["runtimes"].values()
+    assert each["images"] == len(digits.images)
+    assert each["good"]
+    assert "ms" not in each
+    names = "bench method bits classes mean std run commit".split()
+    about = dict.fromkeys(names, "")
+    network = torch.export.load(file, extra_files=about).module()
+    assert (about["bench"], about["method"], about["bits"]) == ("digits", "adadfq", "3w3a")
+    assert json.loads(about["classes"]) == list("0123456789")
+    assert json.loads(about["mean"]) == list(digits.mean)
+    assert json.loads(about["std"]) == list(digits.std)
+    assert about["run"] == "run"
+    assert about["commit"]
+    right = network(digits.normalise(digits.images)).argmax(1) == digits.labels
+    assert 100 * right.float().mean().item() == pytest.approx(each["accuracy"])
+    shown = " ".join(of_command._lines(found).values())
+    assert "largest difference" in shown
+    assert "one thread" not in shown
+
+
+def test_a_pt2_file_that_is_not_good_is_not_written(refused, made, tmp_path, monkeypatch):
+    run = export.TorchExport.run
+
+    def wrong(self, images):
+        return {name: 1.01 * values for name, values in run(self, images).items()}
+
+    monkeypatch.setattr(export.TorchExport, "run", wrong)
+    words = "not good, and was not written: in torch, 540 of 540 images"
+    refused(1, words, "export", made.folder, "--out", tmp_path / "student.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_pt2_file_has_not(refused, made, digits, tmp_path):
+    out = ("--out", tmp_path / "new.pt2")
+    for option in (("--storage", "int8"), ("--sums", "float"), ("--maps",)):
+        words = f"{option[0]} is of ONNX files"
+        refused(2, words, "export", made.folder, *out, *option)
+    live = Run.create(tmp_path / "live")
+    live.update_record(bench=BenchSpec().to_dict())
+    train(digits, Settings(method="granq", **SMALL), live, progress=False)
+    refused(1, "live ranges (GranQ)", "export", live.folder, *out)
+    assert not (tmp_path / "new.pt2").exists()
 
 
 def test_a_file_that_is_not_good_is_not_written(refused, made, tmp_path, monkeypatch):
