@@ -457,6 +457,7 @@ def row(network, runtime):
 
 # %%
 import pandas as pd
+from IPython.display import display
 
 for runtime in here():
     rows = {name: row(network, runtime) for name, network in given_away.items()}
