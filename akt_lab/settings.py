@@ -45,7 +45,7 @@ class OneOf:
         return getattr(importlib.import_module(f"akt_lab.{module}"), name)
 
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 PRESETS = ("paper", "code", "quick")
 SCHEDULES = ("steps", "cosine")
 COUNT = Numbers("at least 1", lambda number: number >= 1)
@@ -166,7 +166,9 @@ class Settings:
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
     ] = ""
     precision: Annotated[
-        str, "of networks and losses: fp32, or bf16 for autocast", OneOf("settings.PRECISIONS")
+        str,
+        "of networks and losses: fp32, tf32 (in a GPU's products), or bf16 for autocast",
+        OneOf("settings.PRECISIONS"),
     ] = "fp32"
     compile: Annotated[
         bool,

@@ -1,14 +1,15 @@
 """What changes no number beyond rounding: delete it, and all still works.
 
-Freed memory kept in the process, tensors laid out alike, and batch norms and ReLUs with fewer
-passes over memory.
+Freed memory kept in the process, tensors laid out alike, batch norms and ReLUs with fewer passes
+over memory, and TF32.
 """
 
 import ctypes
 import functools
 import operator
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +37,20 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, "mallopt"):  # musl has none
         return False
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of its products to TF32's 10 bits inside the block."""
+    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for kind, was in zip(kinds, before, strict=True):
+            kind.allow_tf32 = was
 
 
 def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
