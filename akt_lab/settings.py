@@ -174,6 +174,11 @@ class Settings:
         bool,
         "run the step as one compiled graph: rounds differently, pays from some thousand steps on",
     ] = False
+    deterministic: Annotated[
+        bool,
+        "on a GPU, add in an order that is always the same, so that a resumed run ends in the same "
+        "bits, as one on a processor does: slower",
+    ] = False
     eval_every: Annotated[
         int, "epochs from one evaluation to the next; the last is always evaluated", COUNT
     ] = 1

@@ -1,7 +1,7 @@
 """What changes no number beyond rounding: delete it, and all still works.
 
 Freed memory kept in the process, tensors laid out alike, batch norms and ReLUs with fewer passes
-over memory, and TF32.
+over memory, and how a GPU adds.
 """
 
 import ctypes
@@ -51,6 +51,27 @@ def tf32(allowed: bool) -> Iterator[None]:
     finally:
         for kind, was in zip(kinds, before, strict=True):
             kind.allow_tf32 = was
+
+
+@contextmanager
+def one_order(wanted: bool) -> Iterator[None]:
+    """If `wanted`, a GPU adds in an order that is always the same inside the block.
+
+    What PyTorch can do in no such order, it does with a warning.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing of ours reads it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:

@@ -284,8 +284,9 @@ def load_bench(
     if all(t.ndim < 5 for t in teacher.state_dict().values()):  # which has no place for Conv3d's
         teacher.to(memory_format=torch.channels_last)
     place = torch.device(device)
-    if place.type == "cuda":  # PyTorch's own default would round what results are compared by
-        torch.backends.cudnn.allow_tf32 = False
+    if place.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # its default rounds what results are compared by
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or --deterministic is not
     own = read if spec.has_training else None
     return Bench(spec.name, teacher, images, labels, names, mean, std, place, tuple(notes), own)
 

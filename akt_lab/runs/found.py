@@ -5,13 +5,14 @@ import os
 import sys
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError, one_line
 from akt_lab.generator import Generator
 from akt_lab.methods import get_method
-from akt_lab.runs.networks import Found
+from akt_lab.runs.networks import Found, make_networks
 from akt_lab.settings import Settings
 
 SHOWN = 3  # of many names
@@ -95,6 +96,27 @@ def check_sizes(bench: Bench, settings: Settings) -> None:
             f"and what makes them take {needed / 2.5e8:.0f} GB at least, and {bench.device} has "
             f"{memory / 1e9:.0f} GB: choose a smaller --batch-size, --image-size or --pool"
         )
+
+
+def memory_of_a_run(bench: Bench, settings: Settings) -> int:
+    """Bytes that a training takes of a GPU, at most: an estimate, by a step's largest part.
+
+    What both networks keep of an image for their backward passes, times the batch, and once more
+    as much for gradients and for the generator each; beside that what a graph and its libraries
+    take.
+    """
+    teacher, student = make_networks(bench, settings)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    image = bench.normalise(bench.images[:1]).to(bench.device).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        made = teacher(image), student(image)  # which hold what is counted
+    del made
+    return 3 * settings.batch_size * sum(kept.values()) + 2**28
 
 
 def _memory(device: torch.device) -> float:

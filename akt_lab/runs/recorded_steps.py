@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.errors import one_line
 from akt_lab.generator import Generator
-from akt_lab.speed import tf32
+from akt_lab.speed import one_order, tf32
 from akt_lab.step import Training, train_step
 
 AS_WRITTEN = 3  # steps before it is recorded: they compile, find lambda, make the averages' room
@@ -105,7 +105,8 @@ class RecordedSteps:
         return [dict(zip(self._names, row, strict=True)) for row in rows]
 
     def _as_written(self, z: Tensor, y: Tensor) -> Tensor:
-        with tf32(self.training.settings.precision == "tf32"):
+        settings = self.training.settings
+        with tf32(settings.precision == "tf32"), one_order(settings.deterministic):
             terms = train_step(self.training, z, y)
         self._names = list(terms)
         return torch.stack([*terms.values()]) if terms else z.new_empty(0)  # a pool's warm-up

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.benches.fit import check_logits
-from akt_lab.errors import AktError, DivergedError
+from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
 from akt_lab.quantizer import CHOSEN, effective_bits, freeze_ranges
@@ -63,7 +63,10 @@ def stepwise(
         DivergedError: a loss that is not finite: which one, and where.
         AktError: a full disk, a teacher that cannot be quantized; a folder that was begun with
             other settings, another teacher or other images.
+        UsageError: TF32, which is a GPU's, on a processor.
     """
+    if settings.precision == "tf32" and bench.device.type != "cuda":
+        raise UsageError("--precision tf32 is a GPU's: on a processor it is fp32")
     if run:
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from akt_lab.errors import AktError, DivergedError
+from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import load_tensors
 from akt_lab.generator import LATENT
 from akt_lab.methods import get_method
@@ -144,6 +144,11 @@ def test_bf16_trains(digits):
     run = train(digits, Settings(method="adadfq+akt", precision="bf16", **SMALL), progress=False)
     assert all(torch.isfinite(w).all() for w in run.student.parameters())
     assert all(w.dtype == torch.float32 for w in run.student.parameters())
+
+
+def test_tf32_is_a_gpu_s(digits):
+    with pytest.raises(UsageError, match="a GPU's"):
+        train(digits, Settings(method="gdfq", precision="tf32", **SMALL), progress=False)
 
 
 def test_a_large_hold_out_is_drawn_and_judged_in_parts(digits, monkeypatch):
