@@ -3,9 +3,10 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
@@ -101,22 +102,28 @@ def check_sizes(bench: Bench, settings: Settings) -> None:
 def memory_of_a_run(bench: Bench, settings: Settings) -> int:
     """Bytes that a training takes of a GPU, at most: an estimate, by a step's largest part.
 
-    What both networks keep of an image for their backward passes, times the batch, and once more
-    as much for gradients and for the generator each; beside that what a graph and its libraries
-    take.
+    What both networks keep of a batch for their backward passes, and once more as much for
+    gradients and for the generator each; beside that what a graph and its libraries take.
     """
-    teacher, student = make_networks(bench, settings)
+    networks = make_networks(bench, settings)
+    one, two = (_kept_for_backward(networks, bench, count) for count in (1, 2))
+    return 3 * (one + (settings.batch_size - 1) * (two - one)) + 2**28
+
+
+def _kept_for_backward(networks: Sequence[nn.Module], bench: Bench, count: int) -> int:
+    """Bytes, the networks' own weights included, of so many images."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    image = bench.normalise(bench.images[:1]).to(bench.device).requires_grad_()
+    images = bench.normalise(bench.images[:1]).to(bench.device).repeat(count, 1, 1, 1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        made = teacher(image), student(image)  # which hold what is counted
-    del made
-    return 3 * settings.batch_size * sum(kept.values()) + 2**28
+        made = [network(images.requires_grad_()) for network in networks]
+    del made  # it held what was counted
+    return sum(kept.values())
 
 
 def _memory(device: torch.device) -> float:
