@@ -19,6 +19,8 @@ from akt_lab.settings import Settings
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device"),
+    # --deterministic's: here the bits themselves are compared
+    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation"),
 ]
 SIZES = {"batch_size": 8, "epochs": 3, "steps": 6, "warmup_epochs": 1}
 KINDS = [

@@ -39,7 +39,7 @@ from akt_lab.settings import Settings
 from akt_lab.shared_graph import SharedGraph
 
 Ended = tuple[Job, Line | Exception]
-MOST = 16  # students at once on a GPU: more gain nothing (benchmarks/gpu.py)
+MOST = 16  # students at once on a GPU, unless told: benchmarks/gpu.py measures what more gain
 SHARE = 0.8  # of its free memory that they may take
 
 
