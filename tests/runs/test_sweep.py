@@ -241,7 +241,8 @@ def test_side_by_side_is_ignored_on_a_processor(undisturbed, tmp_path, capsys):
               tmp_path) == 0  # fmt: skip
     assert "--side-by-side is ignored: it fills a GPU" in capsys.readouterr().err
     assert numbers(tmp_path) == numbers(undisturbed)
-    assert go(*GRID, *SIZES, "--side-by-side", 0, "--out", tmp_path) == 2
+    with pytest.raises(SystemExit):
+        go(*GRID, *SIZES, "--side-by-side", 0, "--out", tmp_path)
 
 
 def test_side_by_side_on_workers(undisturbed, tmp_path):
