@@ -10,6 +10,7 @@ import operator
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -42,7 +43,7 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Whether a GPU may round the factors of its products to TF32's 10 bits inside the block."""
-    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    kinds: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [kind.allow_tf32 for kind in kinds]
     for kind in kinds:
         kind.allow_tf32 = allowed
@@ -64,14 +65,15 @@ def one_order(wanted: bool) -> Iterator[None]:
         return
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing of ours reads it
+    memory.fill_uninitialized_memory = False  # nothing of ours reads it
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        memory.fill_uninitialized_memory = fills
 
 
 def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
