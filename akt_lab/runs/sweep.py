@@ -118,9 +118,9 @@ def run_grid(
         for job in {job.spec: job for job in todo}.values():
             _say_found(job, load(job.spec), progress)
         if todo and place.scheduler is None and choose_device(place.device) == "cuda":
-            place, line = on_gpus(place, [(load(job.spec), job.settings) for job in todo])
+            place, chosen = on_gpus(place, [(load(job.spec), job.settings) for job in todo])
             if progress:
-                found.say(line)
+                found.say(chosen)
         lost: dict[str, str] = {}  # why each did not end
         do_jobs = _here if place.workers == 0 else _on_dask
         with (
