@@ -114,7 +114,11 @@ class Generator(nn.Module):
 
         Drawn on the CPU, so that a seed means the same images on every device.
         """
-        z = torch.randn(count, self.latent, generator=rng)
-        y = torch.randint(self.num_classes, (count,), generator=rng)
         device = self.linear.weight.device
+        z, y = self.noise(count, rng)
         return z.to(device), y.to(device)
+
+    def noise(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What `draw` draws, on the CPU."""
+        z = torch.randn(count, self.latent, generator=rng)
+        return z, torch.randint(self.num_classes, (count,), generator=rng)

@@ -137,7 +137,7 @@ def gdfq_student_terms(
         return {"ce": F.cross_entropy(s, y), "kd": kd}
     confidence = t.softmax(dim=1).gather(1, y[:, None])[:, 0]  # (B,)
     ce = F.cross_entropy(s, y, reduction="none")
-    return {"ce": torch.where(confidence >= min_confidence, ce, 0).mean(), "kd": kd}
+    return {"ce": ce.masked_fill(confidence < min_confidence, 0).mean(), "kd": kd}
 
 
 def adadfq_student_terms(s: Tensor, t: Tensor, y: Tensor, temperature: float = 20.0) -> Terms:
@@ -213,7 +213,7 @@ def adadfq_generator_terms(
     least = h.min()
     reach = math.log(t.shape[1]) - least
     rounding = 8 * torch.finfo(h.dtype).eps * math.log(max(2, t.shape[1]))  # of an entropy
-    h = (h - least) / torch.where(reach <= rounding, 1, reach)  # both agree on every image
+    h = (h - least) / reach.masked_fill(reach <= rounding, 1)  # both agree on every image
     return {
         "disagreement": F.relu(0.1 - h).mean(),
         "agreement": F.relu(h - 0.8).mean(),

@@ -45,7 +45,7 @@ class OneOf:
         return getattr(importlib.import_module(f"akt_lab.{module}"), name)
 
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 PRESETS = ("paper", "code", "quick")
 SCHEDULES = ("steps", "cosine")
 COUNT = Numbers("at least 1", lambda number: number >= 1)
@@ -166,11 +166,18 @@ class Settings:
         str, "straight-through rule: identity or clipped", OneOf("quantizer.GRADIENTS")
     ] = ""
     precision: Annotated[
-        str, "of networks and losses: fp32, or bf16 for autocast", OneOf("settings.PRECISIONS")
+        str,
+        "of networks and losses: fp32, tf32 (in a GPU's products), or bf16 for autocast",
+        OneOf("settings.PRECISIONS"),
     ] = "fp32"
     compile: Annotated[
         bool,
         "run the step as one compiled graph: rounds differently, pays from some thousand steps on",
+    ] = False
+    deterministic: Annotated[
+        bool,
+        "on a GPU, add in an order that is always the same, so that a resumed run ends in the same "
+        "bits, as one on a processor does: slower",
     ] = False
     eval_every: Annotated[
         int, "epochs from one evaluation to the next; the last is always evaluated", COUNT

@@ -1,14 +1,16 @@
 """What changes no number beyond rounding: delete it, and all still works.
 
-Freed memory kept in the process, tensors laid out alike, and batch norms and ReLUs with fewer
-passes over memory.
+Freed memory kept in the process, tensors laid out alike, batch norms and ReLUs with fewer passes
+over memory, and how a GPU adds.
 """
 
 import ctypes
 import functools
 import operator
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +38,42 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, "mallopt"):  # musl has none
         return False
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of its products to TF32's 10 bits inside the block."""
+    kinds: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for kind, was in zip(kinds, before, strict=True):
+            kind.allow_tf32 = was
+
+
+@contextmanager
+def one_order(wanted: bool) -> Iterator[None]:
+    """If `wanted`, a GPU adds in an order that is always the same inside the block.
+
+    What PyTorch can do in no such order, it does with a warning.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # nothing of ours reads it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        memory.fill_uninitialized_memory = fills
 
 
 def laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:

@@ -48,14 +48,23 @@ def make_teacher() -> nn.Module:
     return teacher.eval()
 
 
+def make_bench(teacher: nn.Module, images: int = 1, device: str = "cpu") -> Bench:
+    """The teacher with images of noise, all of class 0."""
+    noise = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
+    labels, classes = torch.zeros(images, dtype=torch.long), tuple("0123456789")
+    about = (classes, CIFAR_MEAN, CIFAR_STD, torch.device(device))
+    return Bench("resnet20", teacher.to(device), noise, labels, *about)
+
+
 def make_ours(
-    teacher: nn.Module, batch: int, precision: str = "fp32", compiled: bool = False
+    teacher: nn.Module,
+    batch: int,
+    precision: str = "fp32",
+    compiled: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> Training:
     """Our side, past its warm-up: ranges observed once and frozen."""
-    none = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    classes = tuple("0123456789")
-    device = torch.device("cpu")
-    bench = Bench("resnet20", teacher, none, none, classes, CIFAR_MEAN, CIFAR_STD, device)
     settings = Settings(
         method="adadfq+akt",
         variant="code",
@@ -64,8 +73,9 @@ def make_ours(
         batch_size=batch,
         precision=precision,
         compile=compiled,
+        seed=seed,
     )
-    ours = prepare(bench, settings)
+    ours = prepare(make_bench(teacher, device=device), settings)
     with torch.no_grad():
         ours.student(ours.generator(*ours.generator.draw(batch, ours.rng)))
     freeze_ranges(ours.student)

@@ -44,6 +44,25 @@ def test_step_against_the_plain_reference(precision):
         assert row["largest_loss_difference"] < 1e-4
 
 
+def test_gpu_on_a_processor(monkeypatch, tmp_path, capsys):
+    """All of the script but recording and compiling, and it says so."""
+    monkeypatch.syspath_prepend(STEP.parent)
+    gpu = importlib.import_module("gpu")
+    sizes = ["--steps", "2", "--batch", "4", "--side-by-side", "1", "2", "--images", "20"]
+    table = gpu.main(["--device", "cpu", *sizes, "--csv", str(tmp_path / "gpu.csv")])
+    kinds = ["reference", "eager", "evaluation", "not recorded", "not recorded"]
+    assert list(table["how"]) == kinds
+    assert list(table["side_by_side"]) == [1, 1, 1, 1, 2]
+    assert table["loss_difference"][0] < 1e-4
+    assert (table["ms_a_round"] > 0).all()
+    kept = pd.read_csv(tmp_path / "gpu.csv")
+    assert list(kept["ms_a_round"]) == list(table["ms_a_round"])
+    assert "benchmarks/step.py measures there" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="--device cpu"):
+            gpu.main([])
+
+
 MODELS = "resnet18", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1", "swin_t"
 
 

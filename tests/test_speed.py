@@ -1,12 +1,20 @@
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
 
 from akt_lab.graph import residual_bodies, trace
 from akt_lab.runs.training import evaluate
-from akt_lab.speed import EvalBatchNorm2d, keep_freed_memory, laid_out_as, speed_up
+from akt_lab.speed import (
+    EvalBatchNorm2d,
+    keep_freed_memory,
+    laid_out_as,
+    one_order,
+    speed_up,
+    tf32,
+)
 
 KEPT = """
 import resource, torch
@@ -46,6 +54,20 @@ def test_an_evaluation_leaves_the_process_as_it_is(digits):
     before = keep_freed_memory.cache_info()
     evaluate(digits.teacher, digits)
     assert keep_freed_memory.cache_info() == before
+
+
+def test_how_a_gpu_adds_is_asked_for_a_block_alone():
+    def now():
+        products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        return (*products, torch.are_deterministic_algorithms_enabled())
+
+    before = now()
+    for allowed in (True, False):
+        with suppress(KeyError), tf32(allowed), one_order(allowed):
+            assert now() == (allowed, allowed, allowed)
+            raise KeyError
+        assert now() == before
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_a_gradient_is_laid_out_as_its_weight():

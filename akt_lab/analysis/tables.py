@@ -22,7 +22,7 @@ from akt_lab.runs.results import KEY, METRICS, Line, read, row
 from akt_lab.settings import Settings, with_preset
 
 BUDGET = ("epochs", "steps", "batch_size", "warmup_epochs", "milestones")
-NO_MATTER = ("seed", "eval_every", "compile")
+NO_MATTER = ("seed", "eval_every", "compile", "deterministic")
 TEACHER_TOLERANCE = 0.2  # points by which a teacher may differ from the paper's
 PAPER_IMAGES = 10_000  # test images of CIFAR-10 and CIFAR-100
 SEEDS_TO_CLAIM, HALF_TO_CLAIM = 3, 1.0  # runs, and points of interval, to call it reproduced

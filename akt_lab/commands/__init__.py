@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we refuse it, in one line
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # left off, for comparison
     whole = parser()
     for argument in sys.argv[1:] if argv is None else argv:
         if re.fullmatch("--[a-z-]+=--", argument):  # argparse makes an empty list of it

@@ -51,16 +51,39 @@ def _chosen(device: str) -> dict[str, Any]:
     """What a run does unless it is told otherwise, and whether the other choice would pay."""
     import torch
 
+    side_by_side = "a GPU's: on a processor a sweep has a worker a core"
+    if device == "cuda":
+        side_by_side = (
+            "a sweep trains up to 16 students at once on each GPU, as its memory allows, their "
+            "steps recorded as CUDA graphs (--side-by-side)"
+        )
     known = {True: "fast here", False: "emulated here, slower", None: "try whether it is faster"}
     bf16 = known[has_bfloat16(device)]
-    compiler = "pays from some thousand steps on" if has_compiler() else "needs a C++ compiler"
+    steps = (
+        "20,000 steps on, a sweep's counted together" if device == "cuda" else "thousand steps on"
+    )
+    compiler = f"pays from some {steps}" if has_compiler() else "needs a C++ compiler"
     return {
         "device": device,
         "cores": os.cpu_count(),
+        "gpus": _gpus(),
+        "side by side": side_by_side,
         "threads": f"{torch.get_num_threads()} for one run, 1 for each run of a sweep",
         "precision": f"fp32, as results are compared in it (--precision bf16: {bf16})",
         "compile": f"no (--compile: {compiler})",
     }
+
+
+def _gpus() -> str:
+    """Each with its free memory."""
+    import torch
+
+    found = []
+    for gpu in range(torch.cuda.device_count()):
+        free, total = (size / 1e9 for size in torch.cuda.mem_get_info(gpu))
+        name = torch.cuda.get_device_name(gpu)
+        found.append(f"{name} ({free:.0f} of {total:.0f} GB free)")
+    return ", ".join(found) or "none that PyTorch finds"
 
 
 def has_bfloat16(device: str) -> bool | None:

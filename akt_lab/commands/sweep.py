@@ -3,6 +3,7 @@
 import argparse
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from akt_lab.commands.options import (
@@ -12,6 +13,7 @@ from akt_lab.commands.options import (
     given_settings,
     named,
     path,
+    positive,
     threads_of,
     whole,
 )
@@ -44,12 +46,16 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
     _several(grid, "--variants", named, [], "of AKT, for methods with +akt")
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=path, required=True, help="folder for runs and results.jsonl")
-    where.add_argument("--workers", type=whole, help="processes here; 0: this one (default: cores)")
+    where.add_argument(
+        "--workers", type=whole, help="processes here; 0: this one (default: cores, or GPUs)"
+    )
     where.add_argument(
         "--scheduler", type=named, metavar="ADDRESS", help="a Dask cluster, tcp://host:port"
     )
     about = "minutes to wait while that cluster has no worker (default: 30)"
     where.add_argument("--wait", type=float, metavar="MINUTES", help=about)
+    about = "students that a GPU trains at once (default: what its memory holds, 16 at most)"
+    where.add_argument("--side-by-side", type=positive, metavar="N", help=about)
     where.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     one = parser.add_argument_group("settings that all runs share")
     for option, how in SHARED.items():
@@ -72,7 +78,7 @@ def _several(
 def run(options: argparse.Namespace) -> int:
     """Do the grid, or list it."""
     from akt_lab.benches import BenchSpec, load_bench
-    from akt_lab.runs import results
+    from akt_lab.runs import found, results
     from akt_lab.runs.jobs import choose_device, has_ended, jobs_of
     from akt_lab.runs.sweep import Place, run_grid
 
@@ -92,11 +98,16 @@ def run(options: argparse.Namespace) -> int:
         getattr(options, "device", None),
         threads_of(options, default=1) or 1,
         getattr(options, "wait", 30),
+        getattr(options, "side_by_side", None),
     )
     if hasattr(options, "wait") and place.scheduler is None:
         raise UsageError("--wait is for a cluster's workers: add --scheduler, or drop it")
-    if place.scheduler is None:
-        choose_device(place.device)  # a mistake shows at once
+    if place.scheduler is None and choose_device(place.device) == "cpu" and place.side_by_side:
+        found.say(
+            "--side-by-side is ignored: it fills a GPU, which one small student leaves idle, and a "
+            "processor's core is busy with one: --workers gives each core its own"
+        )
+        place = replace(place, side_by_side=None)
     run_grid(jobs, place=place, results_file=out / RESULTS)
     print(f"results  {options.out / RESULTS}\ntable    akt-lab table --results {options.out}")
     return 0

@@ -114,7 +114,8 @@ def fake_quantize(
         raise unknown("gradient rule", gradient, GRADIENTS)
     levels = 2 ** check_bits(bits) - 1
     half = x.dtype == torch.float16
-    if gradient == "clipped" and scale.dtype == torch.float32 and not half:  # PyTorch's own
+    waits = x.is_cuda and scale.ndim > 0  # PyTorch's kernel looks at the zero points on the host
+    if gradient == "clipped" and scale.dtype == torch.float32 and not (half or waits):
         if scale.ndim == 0:
             return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, levels)
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, 0, levels)
@@ -165,7 +166,7 @@ def fake_quantize_learned(
         scale, slowed, zero_point = (p.view(shape) for p in (scale, slowed, zero_point))
     v = x.detach() / scale.detach()
     inside = (v >= -zero_point) & (v <= levels - zero_point)
-    share = x_hat / scale.detach() - torch.where(inside, v, 0)
+    share = x_hat / scale.detach() - v.masked_fill(~inside, 0)
     if gradient == "clipped":
         x = torch.where(inside, x, x.detach())
     return _IdentityGradient.apply(x + share * slowed, x_hat)

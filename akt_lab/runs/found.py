@@ -3,15 +3,17 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.errors import AktError, one_line
 from akt_lab.generator import Generator
 from akt_lab.methods import get_method
-from akt_lab.runs.networks import Found
+from akt_lab.runs.networks import Found, make_networks
 from akt_lab.settings import Settings
 
 SHOWN = 3  # of many names
@@ -95,6 +97,33 @@ def check_sizes(bench: Bench, settings: Settings) -> None:
             f"and what makes them take {needed / 2.5e8:.0f} GB at least, and {bench.device} has "
             f"{memory / 1e9:.0f} GB: choose a smaller --batch-size, --image-size or --pool"
         )
+
+
+def memory_of_a_run(bench: Bench, settings: Settings) -> int:
+    """Bytes that a training takes of a GPU, at most: an estimate, by a step's largest part.
+
+    What both networks keep of a batch for their backward passes, and once more as much for
+    gradients and for the generator each; beside that what a graph and its libraries take.
+    """
+    networks = make_networks(bench, settings)
+    one, two = (_kept_for_backward(networks, bench, count) for count in (1, 2))
+    return 3 * (one + (settings.batch_size - 1) * (two - one)) + 2**28
+
+
+def _kept_for_backward(networks: Sequence[nn.Module], bench: Bench, count: int) -> int:
+    """Bytes, the networks' own weights included, of so many images."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = bench.normalise(bench.images[:1]).to(bench.device).repeat(count, 1, 1, 1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        made = [network(images.requires_grad_()) for network in networks]
+    del made  # it held what was counted
+    return sum(kept.values())
 
 
 def _memory(device: torch.device) -> float:

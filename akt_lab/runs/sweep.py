@@ -1,8 +1,9 @@
 """A grid of runs: in this process, on workers of this machine, or on a Dask cluster.
 
 Small networks keep one core busy and leave the second idle, so two single-thread runs side by
-side finish nearly twice as fast as one after the other. A run that lost its worker is done again
-from its checkpoint; one that ended is never done again.
+side finish nearly twice as fast as one after the other. A GPU is busy with one for a third of its
+step, so there a process trains several, a step of each in turn. A run that lost its worker is done
+again from its checkpoint; one that ended is never done again.
 """
 
 import functools
@@ -13,9 +14,9 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,18 @@ from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import cannot_write, claim
 from akt_lab.runs import cluster, found
 from akt_lab.runs.folder import Run
-from akt_lab.runs.in_turns import Steps, in_turns, whole
+from akt_lab.runs.in_turns import Steps, in_turns
 from akt_lab.runs.jobs import Job, choose_device, doing, has_ended
 from akt_lab.runs.networks import look
 from akt_lab.runs.progress import Live, Report, Tell, reason
 from akt_lab.runs.results import Line, Results, line_of
 from akt_lab.runs.training import evaluate, judge
+from akt_lab.settings import Settings
 from akt_lab.shared_graph import SharedGraph
 
 Ended = tuple[Job, Line | Exception]
+MOST = 16  # students at once on a GPU, unless told: benchmarks/gpu.py measures what more gain
+SHARE = 0.8  # of its free memory that they may take
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Place:
         device: `cpu` or `cuda`; what each worker has where None.
         threads: of each run. Sums round differently with another number.
         wait: minutes to wait while the cluster at `scheduler` has no worker.
-        side_by_side: students that each process trains at once, a step of each in turn.
+        side_by_side: students that each process trains at once, a step of each in turn; where
+            None, what a GPU's memory holds, 16 at most, and one on a processor.
     """
 
     workers: int | None = None
@@ -58,7 +63,7 @@ class Place:
     device: str | None = "cpu"
     threads: int = 1
     wait: float = 30
-    side_by_side: int = 1
+    side_by_side: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right."""
@@ -66,7 +71,7 @@ class Place:
             raise UsageError(f"workers must be at least 0, not {self.workers}")
         if self.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {self.threads}")
-        if self.side_by_side < 1:
+        if self.side_by_side is not None and self.side_by_side < 1:
             raise UsageError(f"--side-by-side must be at least 1, not {self.side_by_side}")
         if not 0 < self.wait < math.inf:
             raise UsageError(f"--wait takes minutes, more than 0, not {self.wait}")
@@ -112,6 +117,10 @@ def run_grid(
             found.check_sizes(load(job.spec), job.settings)  # here first: mistakes show at once
         for job in {job.spec: job for job in todo}.values():
             _say_found(job, load(job.spec), progress)
+        if todo and place.scheduler is None and choose_device(place.device) == "cuda":
+            place, chosen = on_gpus(place, [(load(job.spec), job.settings) for job in todo])
+            if progress:
+                found.say(chosen)
         lost: dict[str, str] = {}  # why each did not end
         do_jobs = _here if place.workers == 0 else _on_dask
         with (
@@ -152,24 +161,71 @@ def _missing(lost: dict[str, str]) -> AktError:
     return AktError(f"{count}; the same command goes on: {'; '.join(named)}")
 
 
-def run_job(job: Job, place: Place, tell: Tell, sweep: str) -> Line:
-    """Do a job in its folder, from its checkpoint if it has one; a diverged run is a result too.
+def on_gpus(place: Place, runs: Sequence[tuple[Bench, Settings]]) -> tuple[Place, str]:
+    """What a place with GPUs leaves open: a process each, and how many students each trains.
+
+    Returns:
+        The place, and what was chosen, in a line.
+    """
+    gpus = torch.cuda.device_count()
+    processes = place.workers if place.workers is not None else gpus * (gpus > 1)
+    each = -(-len(runs) // max(1, processes))  # at most so many has a process
+    if (at_once := place.side_by_side) is None:
+        kinds = {(b.name, s.method, s.batch_size, s.bits): (b, s) for b, s in runs}
+        largest = max(found.memory_of_a_run(*kind) for kind in kinds.values())
+        free = SHARE * torch.cuda.mem_get_info()[0] / max(1, -(-processes // gpus))
+        at_once = max(1, min(MOST, int(free / largest)))
+    at_once = min(at_once, each)
+    many = f"{gpus} x " if gpus > 1 else ""
+    by = f" in each of {processes} processes" if processes else ""
+    students = f"{at_once} student{'s' * (at_once > 1)} at once{by}"
+    line = f"gpu       {many}{torch.cuda.get_device_name()}: {students} (--side-by-side)"
+    return replace(place, workers=processes, side_by_side=at_once), line
+
+
+def run_jobs(
+    jobs: Sequence[Job], place: Place, tell: Tell, sweep: str
+) -> Generator[tuple[Job, Line]]:
+    """Do jobs in this process, each in its folder, from its checkpoint if it has one.
+
+    A diverged run is a result too. Each comes as it ends.
 
     Args:
-        job: what to do.
-        place: its device and threads.
-        tell: is told how far the run is.
+        jobs: what to do.
+        place: device and threads; how many side by side.
+        tell: is told how far each run is.
         sweep: names this sweep: for the next, benches are loaded anew, as their files may change.
+
+    Raises:
+        AktError: if a GPU has too little memory for so many.
     """
-    with _threads(place.threads):
-        return whole(_steps(job, place, tell, sweep))
+    device, at_once = choose_device(place.device), place.side_by_side or 1
+    steps = {job: _steps(job, device, tell, sweep) for job in jobs}
+    turns = in_turns(steps, at_once, OWN_STREAM.get(device, nullcontext))
+    with _threads(place.threads), closing(turns) as ends:
+        try:
+            yield from ends
+        except torch.OutOfMemoryError as error:
+            why = str(error).partition(". ")[0]
+            raise AktError(
+                f"not enough memory on the GPU with {at_once} at once: the same command goes on "
+                f"with a smaller --side-by-side; a single one needs a smaller --batch-size ({why})"
+            ) from error
 
 
-def _steps(job: Job, place: Place, tell: Tell, sweep: str) -> Steps[Line]:
-    """`run_job`, with a stop after each step."""
+def _own_stream() -> AbstractContextManager[object]:
+    """In which a run's work waits for none of the others'."""
+    return torch.cuda.stream(torch.cuda.Stream())
+
+
+OWN_STREAM: dict[str, Callable[[], AbstractContextManager[object]]] = {"cuda": _own_stream}
+
+
+def _steps(job: Job, device: str, tell: Tell, sweep: str) -> Steps[Line]:
+    """A job, with a stop after each step."""
     with claim(job.folder), suppress(DivergedError):
         bar = functools.partial(Report, tell, job.name, job.settings.steps)
-        bench, accuracy, graphs = _bench(job.spec, choose_device(place.device), sweep)
+        bench, accuracy, graphs = _bench(job.spec, device, sweep)
         yield from doing(job, Run(job.folder), bench, accuracy, True, bar, graphs)
     return line_of(Run(job.folder))
 
@@ -192,25 +248,27 @@ def _bench(spec: BenchSpec, device: str, sweep: str) -> tuple[Bench, float, dict
 
 
 def _here(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
-    """The jobs as they end, in this process: so many at a time, a step of each in turn."""
-    sweep = uuid.uuid4().hex
-    steps = {job: _steps(job, place, live.tell, sweep) for job in jobs}
-    with _threads(place.threads), closing(in_turns(steps, place.side_by_side)) as ends:
-        yield from ends
+    """The jobs as they end, in this process."""
+    yield from run_jobs(jobs, place, live.tell, uuid.uuid4().hex)
 
 
 # ---- on Dask ------------------------------------------------------------------------------------
 
 
 def _on_dask(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
-    """The jobs as they end. A mistake stops all; a lost worker's run is done again, thrice."""
+    """The jobs as they end. A mistake stops all; a lost worker's runs are done again, thrice.
+
+    A worker is given as many as it trains side by side, and gives their lines when all have ended.
+    """
     sweep = f"akt-lab-{uuid.uuid4().hex}.{os.getpid()}"
-    with _signs(jobs, sweep), _crew(jobs, place, live) as crew:
-        tasks = [pickle.dumps(_Task((__version__, job, place, sweep))) for job in jobs]
+    at_once = place.side_by_side or 1
+    groups = [jobs[n : n + at_once] for n in range(0, len(jobs), at_once)]
+    with _signs(jobs, sweep), _crew(jobs, len(groups), place, live) as crew:
+        tasks = [pickle.dumps(_Task((__version__, group, place, sweep))) for group in groups]
         crew.client.subscribe_topic(sweep, lambda event: live.tell(event[1]))
         futures = {
-            crew.client.submit(pickle.loads, data, key=f"{sweep}-{n}", priority=-n): job
-            for n, (job, data) in enumerate(zip(jobs, tasks, strict=True))
+            crew.client.submit(pickle.loads, data, key=f"{sweep}-{n}", priority=-n): group
+            for n, (group, data) in enumerate(zip(groups, tasks, strict=True))
         }
         for future in crew.ends(list(futures)):
             error = future.exception()
@@ -218,13 +276,16 @@ def _on_dask(jobs: Sequence[Job], place: Place, live: Live) -> Generator[Ended]:
                 raise error
             if isinstance(error, ImportError):  # of a teacher's module it is an AktError
                 raise AktError(f"a worker cannot work ({error}): it needs the same AKT Lab as here")
-            yield futures[future], error or future.result()
+            group = futures[future]
+            yield from zip(group, [error] * len(group) if error else future.result(), strict=True)
 
 
-def _crew(jobs: Sequence[Job], place: Place, live: Live) -> AbstractContextManager[cluster.Crew]:
+def _crew(
+    jobs: Sequence[Job], tasks: int, place: Place, live: Live
+) -> AbstractContextManager[cluster.Crew]:
     if place.scheduler is not None:
         return cluster.there(place.scheduler, live.say, 60 * place.wait)
-    workers = min(place.workers or os.cpu_count() or 1, len(jobs))
+    workers = min(place.workers or os.cpu_count() or 1, tasks)
     own = any((job.spec.teacher or "").startswith("__main__:") for job in jobs)
     return cluster.here(workers, __name__, live.say, with_main=own)
 
@@ -266,22 +327,23 @@ class _Task:
     (A worker that cannot unpickle a function of ours dies of it.)
     """
 
-    given: tuple[str, Job, Place, str]
+    given: tuple[str, Sequence[Job], Place, str]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The call itself."""
         return _on_worker, self.given
 
 
-def _on_worker(version: str, job: Job, place: Place, sweep: str) -> Line:
-    """`run_job` as a Dask task, which tells how far it is, and stops if nobody waits for it."""
+def _on_worker(version: str, jobs: Sequence[Job], place: Place, sweep: str) -> list[Line]:
+    """`run_jobs` as a Dask task, which tells how far it is, and stops if nobody waits for it."""
     from distributed import get_worker
 
     worker = get_worker()
     if version != __version__:
         raise AktError(f"{socket.gethostname()} has AKT Lab {__version__}, not {version}")
-    if not _sign(job, sweep).exists():
-        raise AktError(f"a worker on {socket.gethostname()} does not see {job.folder.parent}")
+    for job in jobs:
+        if not _sign(job, sweep).exists():
+            raise AktError(f"a worker on {socket.gethostname()} does not see {job.folder.parent}")
     key = worker.get_current_task()
 
     def tell(event: dict[str, Any]) -> None:
@@ -291,4 +353,17 @@ def _on_worker(version: str, job: Job, place: Place, sweep: str) -> Line:
         worker.log_event(sweep, {**event, "process": worker.address})  # new if it was restarted
 
     with _one_at_a_time:
-        return run_job(job, place, tell, sweep)
+        if choose_device(place.device) == "cuda":
+            torch.cuda.set_device(_gpu_of(worker.name, torch.cuda.device_count()))
+        lines = dict(run_jobs(jobs, place, tell, sweep))
+        return [lines[job] for job in jobs]
+
+
+def _gpu_of(worker: Any, count: int) -> int:
+    """Each of this machine's workers has a number: a GPU each. Of others, the one with most room.
+
+    That is so for those that came in the place of one that was lost, and those of a cluster.
+    """
+    if isinstance(worker, int):
+        return worker % count
+    return max(range(count), key=lambda gpu: torch.cuda.mem_get_info(gpu)[0])

@@ -12,10 +12,9 @@ from tqdm.auto import tqdm
 
 from akt_lab.benches import Bench
 from akt_lab.benches.fit import check_logits
-from akt_lab.errors import AktError, DivergedError
+from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import save_tensors
 from akt_lab.image_pool import ImagePool
-from akt_lab.losses import Terms
 from akt_lab.quantizer import CHOSEN, effective_bits, freeze_ranges
 from akt_lab.runs import found
 from akt_lab.runs.agreement import agreement, at_once
@@ -24,12 +23,10 @@ from akt_lab.runs.folder import STUDENT, NewRows, Run, check_made_with
 from akt_lab.runs.in_turns import Steps, without_stops
 from akt_lab.runs.networks import HOLDOUT, prepare
 from akt_lab.runs.networks import found as networks_of
+from akt_lab.runs.recorded_steps import RecordedSteps
 from akt_lab.settings import Settings
 from akt_lab.shared_graph import SharedGraph
-from akt_lab.step import Training, train_step
-
-FETCH_AFTER = {"cpu": 1, "cuda": 20}  # steps: a processor waits for nothing, a GPU's host does
-
+from akt_lab.step import Training
 
 # ---- the loop -----------------------------------------------------------------------------------
 
@@ -66,7 +63,10 @@ def stepwise(
         DivergedError: a loss that is not finite: which one, and where.
         AktError: a full disk, a teacher that cannot be quantized; a folder that was begun with
             other settings, another teacher or other images.
+        UsageError: TF32, which is a GPU's, on a processor.
     """
+    if settings.precision == "tf32" and bench.device.type != "cuda":
+        raise UsageError("--precision tf32 is a GPU's: on a processor it is fp32")
     if run:
         check_made_with(bench, run.folder, run.get("fingerprints", {}))
     training = prepare(bench, settings, progress, make_bar)
@@ -86,12 +86,15 @@ def stepwise(
             run.begin(training.epoch, str(bench.device), **about)
         else:  # the end alone is made again
             run.update_record(**about)
-    steps = {"initial": training.epoch * settings.steps, "total": settings.epochs * settings.steps}
-    with make_bar(**steps, unit="step", disable=not progress) as bar:
+    begun, total = (epoch * settings.steps for epoch in (training.epoch, settings.epochs))
+    with make_bar(initial=begun, total=total, unit="step", disable=not progress) as bar:
         bar.set_description(f"{settings.method} {settings.bits}")
         try:
+            steps = RecordedSteps(training)
             while training.epoch < settings.epochs:
-                yield from _run_epoch(training, bench, run, bar)
+                if steps.warming_up != training.warming_up:
+                    steps = RecordedSteps(training)
+                yield from _run_epoch(training, steps, bench, run, bar)
         except AktError as error:
             if run:
                 _record_failure(training, run, error)
@@ -99,7 +102,7 @@ def stepwise(
     training.student = training.judged
     if run:
         save_tensors(run / STUDENT, training.student.state_dict(), made)
-        run.update_record(status="done", steps_done=steps["total"], **_outcome(training))
+        run.update_record(status="done", steps_done=total, **_outcome(training))
     return training
 
 
@@ -129,19 +132,20 @@ def _record_failure(training: Training, run: Run, error: AktError) -> None:
         run.update_record(**about, **_outcome(training))
 
 
-def _run_epoch(training: Training, bench: Bench, run: Run | None, bar: Any) -> Steps[None]:
+def _run_epoch(
+    training: Training, steps: RecordedSteps, bench: Bench, run: Run | None, bar: Any
+) -> Steps[None]:
     """One epoch, step by step: its history is written even if it breaks off, its checkpoint not."""
-    rows = NewRows(run)
-    waiting: list[tuple[int, Terms]] = []
-    last, fetch_after = training.settings.steps - 1, FETCH_AFTER[bench.device.type]
+    rows, in_all = NewRows(run), training.settings.steps
     started = time.perf_counter()
     _set_rates(training)
     try:
-        for step in range(training.settings.steps):
-            z, y = training.generator.draw(training.settings.batch_size, training.rng)
-            waiting.append((step, train_step(training, z, y)))
-            if len(waiting) == fetch_after or step == last:
-                _fetch(training.epoch, waiting, rows)
+        for step in range(in_all):
+            if not steps.waiting:
+                steps.draw(in_all - step)
+            steps.do()
+            if not steps.waiting:
+                _fetch(training.epoch, step + 1, steps, rows)
                 bar.set_postfix(_live(training, rows[-1]), refresh=False)
                 rows.write_some()
             bar.update()
@@ -173,18 +177,16 @@ def _project(training: Training, seconds: float, run: Run | None, bar: Any) -> N
         run.update_record(projected_seconds=round(in_all, 1))
 
 
-def _fetch(epoch: int, waiting: list[tuple[int, Terms]], rows: list[dict[str, float]]) -> None:
-    """Move the steps that wait into `rows`, with one wait for the device.
+def _fetch(epoch: int, done: int, steps: RecordedSteps, rows: list[dict[str, float]]) -> None:
+    """Move the numbers of the last steps into `rows`, `done` having been done in this epoch.
 
     Raises:
         DivergedError: at the first that is not finite; it is the last row then.
     """
-    values = [torch.stack([*terms.values()]) for _, terms in waiting if terms]
-    fetched = torch.stack(values).tolist() if values else [[]] * len(waiting)
-    for (step, terms), numbers in zip(waiting, fetched, strict=True):
-        rows.append({"epoch": epoch, "step": step, **dict(zip(terms, numbers, strict=True))})
+    fetched = steps.fetch()
+    for step, numbers in enumerate(fetched, done - len(fetched)):
+        rows.append({"epoch": epoch, "step": step, **numbers})
         _check_finite(rows[-1])
-    waiting.clear()
 
 
 def _live(training: Training, numbers: dict[str, float]) -> dict[str, str]:
@@ -223,7 +225,11 @@ def _set_rates(training: Training) -> None:
     factor = rate_factor(training.settings, training.epoch)
     for optimizer in (training.generator_optimizer, training.student_optimizer):
         for group in optimizer.param_groups if optimizer else ():
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            rate = group.setdefault("initial_lr", group["lr"]) * factor
+            if isinstance(group["lr"], Tensor):  # which a recorded step reads
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def _end_epoch(training: Training, bench: Bench, row: dict[str, float]) -> None:
@@ -256,13 +262,13 @@ def evaluate(
     look: Callable[[Tensor], object] = lambda logits: None,
 ) -> float:
     """Top-1 accuracy on the bench's evaluation images, in percent; `look` is shown all logits."""
-    correct, seen = 0, 0
+    correct, seen = torch.zeros((), dtype=torch.long, device=bench.device), 0
     batches = tqdm(bench.batches(), total=bench.num_batches, unit="batch", disable=not progress)
     for images, labels in batches:
         look(logits := network(images))
-        correct += int((logits.argmax(dim=1) == labels).sum())
+        correct += (logits.argmax(dim=1) == labels).sum()
         seen += len(labels)
-    return 100 * correct / seen
+    return 100 * correct.item() / seen
 
 
 def judge(bench: Bench, progress: bool = False) -> float:

@@ -20,7 +20,7 @@ from akt_lab.benches import Bench, load_bench
 from akt_lab.benches.bench import cache_folder
 from akt_lab.errors import AktError
 from akt_lab.files import fingerprint
-from akt_lab.runs import results, training
+from akt_lab.runs import recorded_steps, results
 from akt_lab.runs.checkpoint import load_epoch
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
@@ -46,7 +46,7 @@ def make(home: Path) -> None:
         shutil.copy(teacher, home / "cache")
     with cached_in(home / "cache"):
         command("quantize", "--out", home / "finished" / "run", *RUN)
-        steps, step = iter(range((STOPPED_IN - 1) * STEPS + 1)), training.train_step
+        steps, step = iter(range((STOPPED_IN - 1) * STEPS + 1)), recorded_steps.train_step
 
         def stop(*arguments: Any) -> Any:
             if next(steps, None) is None:
@@ -54,7 +54,7 @@ def make(home: Path) -> None:
             return step(*arguments)
 
         with (
-            mock.patch.object(training, "train_step", stop),
+            mock.patch.object(recorded_steps, "train_step", stop),
             contextlib.suppress(AktError),  # it ends with 130
         ):
             command("quantize", "--out", home / "stopped" / "run", *RUN)

@@ -22,7 +22,7 @@ from akt_lab.benches.teacher import call_factory
 from akt_lab.commands import main
 from akt_lab.errors import AktError
 from akt_lab.files import claim, load_tensors, save_tensors
-from akt_lab.runs import cluster, jobs, networks, sweep
+from akt_lab.runs import cluster, found, jobs, networks, sweep
 from akt_lab.runs.cluster import ClusterLost
 from akt_lab.runs.folder import Run
 from akt_lab.runs.jobs import jobs_of
@@ -158,6 +158,106 @@ def test_side_by_side_stopped_in_the_middle(undisturbed, tmp_path, monkeypatch):
     assert {"running", "done"} >= set(begun) >= {"running"}
     side_by_side(tmp_path, 3)
     assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_side_by_side_each_in_a_stream_of_its_own(undisturbed, tmp_path, monkeypatch):
+    """As on a GPU: a run's work, from its first network to its last file, is done in its place."""
+    inside, made, doing = [], [], sweep.doing
+
+    class Stream:
+        def __init__(self):
+            made.append(self)
+
+        def __enter__(self):
+            inside.append(self)
+
+        def __exit__(self, *_):
+            inside.pop()
+
+    seen = {}
+
+    def watched(job, *rest):
+        for _ in doing(job, *rest):
+            seen.setdefault(job.name, set()).update(inside)
+            yield
+
+    monkeypatch.setattr(sweep, "doing", watched)
+    monkeypatch.setitem(sweep.OWN_STREAM, "cpu", Stream)
+    side_by_side(tmp_path, 2)
+    assert len(made) == 2
+    assert len(seen) == 6
+    assert {len(streams) for streams in seen.values()} == {1}
+    assert set.union(*seen.values()) == set(made)
+    assert inside == []
+
+
+def test_side_by_side_what_a_gpu_is_given(digits, monkeypatch):
+    """A process a GPU, this one where there is one alone; as many students as have room."""
+    gpus, free = 1, 2**40
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2**40))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    runs = [(digits, Settings(method="adadfq", seed=seed, steps=9)) for seed in range(40)]
+
+    def chosen(**given):
+        place, line = sweep.on_gpus(sweep.Place(device="cuda", **given), runs)
+        return place.workers, place.side_by_side, line
+
+    line = "gpu       a card: 16 students at once (--side-by-side)"
+    assert chosen() == (0, 16, line)
+    assert chosen(side_by_side=30)[:2] == (0, 30)
+    assert chosen(side_by_side=99)[:2] == (0, 40)
+    gpus = 2
+    assert chosen()[:2] == (2, 16)
+    assert chosen()[2].startswith("gpu       2 x a card: 16 students at once in each of 2 proc")
+    assert chosen(side_by_side=30)[:2] == (2, 20)
+    one = found.memory_of_a_run(*runs[0])
+    free = 3.5 * one / sweep.SHARE
+    assert chosen()[:2] == (2, 3)
+    assert chosen(workers=4)[:2] == (4, 1)  # two on each
+    free = 1000
+    assert chosen()[1] == 1
+    large = found.memory_of_a_run(digits, Settings(method="gdfq"))  # 200 images a step, not 16
+    assert one < large < 200 / 16 * one
+    runs.append((digits, Settings(method="gdfq")))
+    free = 1.5 * large / sweep.SHARE
+    assert chosen()[1] == 1
+
+
+def test_side_by_side_with_too_little_memory(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(sweep, "doing", full)
+    assert go("--workers", 0, *SIZES, "--out", tmp_path) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "goes on with a smaller --side-by-side" in said
+    assert said.endswith("(CUDA out of memory)")
+
+
+def test_side_by_side_is_ignored_on_a_processor(undisturbed, tmp_path, capsys):
+    assert go(*GRID, *SIZES, "--workers", 0, "--side-by-side", 3, "--device", "cpu", "--out",
+              tmp_path) == 0  # fmt: skip
+    assert "--side-by-side is ignored: it fills a GPU" in capsys.readouterr().err
+    assert numbers(tmp_path) == numbers(undisturbed)
+    with pytest.raises(SystemExit):
+        go(*GRID, *SIZES, "--side-by-side", 0, "--out", tmp_path)
+
+
+def test_side_by_side_on_workers(undisturbed, tmp_path):
+    """Each is given two at a time; their numbers are those of one after the other."""
+    sizes = {"batch_size": 8, "epochs": 2, "steps": 3}
+    methods = ["ptq", "adadfq", "adadfq+akt"]
+    grid = jobs_of(tmp_path, BenchSpec(), methods, [3, 4], [0], [], sizes)
+    place = sweep.Place(2, side_by_side=2)
+    sweep.run_grid(grid, progress=False, place=place, results_file=tmp_path / "results.jsonl")
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_a_worker_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: ([3, 9, 5][gpu], 10))
+    assert [sweep._gpu_of(worker, 3) for worker in (0, 1, 2, 3, "again-1")] == [0, 1, 2, 0, 1]
 
 
 def test_a_shared_graph_is_made_once_a_sweep(tmp_path, monkeypatch):
@@ -341,7 +441,7 @@ def test_a_lost_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch, digi
 
     def one_is_lost(todo, place, live):
         yield todo[0], MemoryError("its worker was killed")
-        yield todo[1], sweep.run_job(todo[1], place, live.tell, "")
+        yield from sweep.run_jobs(todo[1:2], place, live.tell, "")
 
     monkeypatch.setattr(sweep, "_here", one_is_lost)
     with pytest.raises(AktError, match=r"1 run did not end.* goes on: digits-ptq-3w3a-0 \(Mem"):
@@ -353,7 +453,7 @@ def test_all_that_a_lost_cluster_leaves_is_named(tmp_path, monkeypatch, digits):
     jobs = jobs_of(tmp_path, BenchSpec(), ["ptq"], [2, 3, 4, 5], [0], ["paper"], {"steps": 2})
 
     def lost(todo, place, live):
-        yield todo[0], sweep.run_job(todo[0], place, live.tell, "")
+        yield from sweep.run_jobs(todo[:1], place, live.tell, "")
         yield todo[2], RuntimeError("out of paper\nat line 3")
         raise ClusterLost("the scheduler is gone")
 

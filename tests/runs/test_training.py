@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from akt_lab.errors import AktError, DivergedError
+from akt_lab.errors import AktError, DivergedError, UsageError
 from akt_lab.files import load_tensors
+from akt_lab.generator import LATENT
 from akt_lab.methods import get_method
 from akt_lab.quantizer import (
     CHOSEN,
@@ -14,7 +15,7 @@ from akt_lab.quantizer import (
     freeze_ranges,
     learned_scales,
 )
-from akt_lab.runs import agreement, folder, networks, training
+from akt_lab.runs import agreement, folder, networks, recorded_steps, training
 from akt_lab.runs.folder import Run
 from akt_lab.runs.networks import load_generator, load_student, prepare
 from akt_lab.runs.training import evaluate, train
@@ -118,7 +119,7 @@ def test_terms_may_wait_on_the_device(digits, tmp_path, monkeypatch):
     runs = {wait: Run.create(tmp_path / str(wait)) for wait in (1, 5)}
     far = Settings(method="gdfq", student_lr=1e6, batch_size=8, epochs=4, steps=7)
     for wait, run in runs.items():
-        monkeypatch.setitem(training.FETCH_AFTER, "cpu", wait)
+        monkeypatch.setitem(recorded_steps.AHEAD, "cpu", wait * 8 * LATENT * 4)
         with pytest.raises(DivergedError):
             train(digits, far, run, progress=False)
     pd.testing.assert_frame_equal(*(run.history() for run in runs.values()))
@@ -143,6 +144,11 @@ def test_bf16_trains(digits):
     run = train(digits, Settings(method="adadfq+akt", precision="bf16", **SMALL), progress=False)
     assert all(torch.isfinite(w).all() for w in run.student.parameters())
     assert all(w.dtype == torch.float32 for w in run.student.parameters())
+
+
+def test_tf32_is_a_gpu_s(digits):
+    with pytest.raises(UsageError, match="a GPU's"):
+        train(digits, Settings(method="gdfq", precision="tf32", **SMALL), progress=False)
 
 
 def test_a_large_hold_out_is_drawn_and_judged_in_parts(digits, monkeypatch):
