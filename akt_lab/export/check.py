@@ -108,8 +108,8 @@ def as_array(images: Tensor) -> np.ndarray:
     return images.detach().cpu().contiguous().numpy()
 
 
-def refuse(found: Agreement, package: str) -> None:
-    """Refuse to call a file good that is not.
+def refuse(found: Agreement, package: str, advice: str = "") -> None:
+    """Refuse to call a file good that is not, with `advice` if there is any.
 
     Raises:
         AktError: says how many images differ, in which runtime.
@@ -119,4 +119,5 @@ def refuse(found: Agreement, package: str) -> None:
             f"the file is not good, and was not written: in {package}, {found.apart} of "
             f"{found.images} images have other logits than the student's (by up to "
             f"{found.difference:.2g} of the largest), and {found.classes_apart} another class"
+            f"{advice}"
         )

@@ -25,6 +25,7 @@ from akt_lab.runs.checkpoint import last_whole
 from akt_lab.runs.folder import Run, provenance
 
 SUMS = ("float", "8")
+IN_FLOAT = ": a runtime may err in whole numbers, of which --storage float has none"
 FORMS = ("onnx", "pt2")
 
 
@@ -87,7 +88,8 @@ class Exported:
         with tqdm(total=len(self.bench.images), desc=runtime.package, **look) as bar:
             found = agreement(self.network, batches, file, with_roundings, bar.update)
         if self.sums == "float" or runtime.rounds_sums:
-            refuse(found, runtime.package)
+            whole = self.is_student and self.form == "onnx" and self.storage != "float"
+            refuse(found, runtime.package, IN_FLOAT if whole else "")
         return found
 
     def sizes(self) -> dict[str, int]:

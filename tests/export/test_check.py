@@ -76,5 +76,7 @@ def test_what_is_good():
     fine = Agreement(9, 0.1, 2, 0, 1, 0, 50.0, 50.0)
     assert fine.good
     refuse(fine, "any")
+    with pytest.raises(AktError, match=r"and 0 another class: do this$"):
+        refuse(replace(fine, apart=1), "any", ": do this")
     assert not replace(fine, apart=1).good
     assert not replace(fine, classes_apart=1).good
