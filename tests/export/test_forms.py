@@ -215,7 +215,7 @@ def networks(draw):
 
 
 class InFloat(OpenVino):
-    """OpenVINO without its integers, which (2026.4) loses residual sums of unrounded outputs."""
+    """OpenVINO without its integers, with which (2026.4) a network with a skip came to zeros."""
 
     options: ClassVar = {**OpenVino.options, "LP_TRANSFORMS_MODE": "NO"}
 
