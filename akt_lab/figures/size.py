@@ -64,9 +64,9 @@ def accuracy_by_bytes(runs: Sequence[Run]) -> Drawing:
         caption=(
             f"Students of {as_code(bench.name)}, {seeds(table)}, by what they take on a disk: "
             "weights at their bits, scales and zero points, and what stays in floating point. "
-            "Above: bits of weights and activations. An exported file is within a tenth of it; see "
-            "`akt-lab export`. Half the bits are less than half the bytes saved: ranges and shifts "
-            "stay."
+            "Above: bits of weights and activations. Ranges and shifts stay as they are when bits "
+            "are fewer. `akt-lab export` says what a file takes, which holds a weight in half a "
+            "byte at least."
         ),
     )
 

@@ -1,9 +1,9 @@
 """A grid of runs: in this process, on workers of this machine, or on a Dask cluster.
 
 Small networks keep one core busy and leave the second idle, so two single-thread runs side by
-side finish nearly twice as fast as one after the other. A GPU is busy with one for a third of its
-step, so there a process trains several, a step of each in turn. A run that lost its worker is done
-again from its checkpoint; one that ended is never done again.
+side finish nearly twice as fast as one after the other. A GPU is mostly idle with one small
+student, so there a process trains several, a step of each in turn. A run that lost its worker is
+done again from its checkpoint; one that ended is never done again.
 """
 
 import functools
