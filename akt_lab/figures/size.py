@@ -50,6 +50,8 @@ def accuracy_by_bytes(runs: Sequence[Run]) -> Drawing:
         lowest = min(table["accuracy"].min(), teacher)
         above = 0.15 * (teacher - lowest) + 1  # for the bits
         axes.set_ylim(lowest - 0.4 * above, teacher + above)
+        low, high = axes.get_ylim()
+        axes.set_yticks([t for t in axes.get_yticks() if low <= t <= min(high, 100)])
         axes.set_xscale("log")
         ticks = [2.0**k for k in range(40) if table["kB"].min() / 1.5 <= 2.0**k <= 1.5 * full]
         axes.set_xticks(ticks)
