@@ -160,6 +160,41 @@ def test_side_by_side_stopped_in_the_middle(undisturbed, tmp_path, monkeypatch):
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from akt_lab.runs import sweep
+from tests.runs.test_sweep import side_by_side
+
+left, doing = int(sys.argv[2]), sweep.doing
+
+def killed(*arguments):
+    global left
+    for _ in doing(*arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield
+
+sweep.doing = killed
+side_by_side(Path(sys.argv[1]), 3)
+"""
+
+
+def test_side_by_side_killed_again_and_again(undisturbed, tmp_path):
+    """Nothing can be tidied up then: the whole group goes on from what was on the disk."""
+    for steps in (11, 8):
+        child = [sys.executable, "-c", KILLED, str(tmp_path), str(steps)]
+        assert subprocess.run(child, check=False).returncode == -signal.SIGKILL
+        records = [Run(folder.parent).record for folder in tmp_path.glob("*/record.json")]
+        assert "running" in {record["status"] for record in records}
+    side_by_side(tmp_path, 3)
+    assert numbers(tmp_path) == numbers(undisturbed)
+    for line in lines(tmp_path):
+        histories = [Run(out / line["run"]).history() for out in (tmp_path, undisturbed)]
+        assert histories[0].equals(histories[1])
+
+
 def test_side_by_side_each_in_a_stream_of_its_own(undisturbed, tmp_path, monkeypatch):
     """As on a GPU: a run's work, from its first network to its last file, is done in its place."""
     inside, made, doing = [], [], sweep.doing
