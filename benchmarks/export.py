@@ -35,8 +35,9 @@ def rows(run: Run) -> Iterator[dict[str, Any]]:
     bench = load_bench(run.spec)
     s = run.settings
     about = {"bench": bench.name, "method": s.label, "bits": s.bits, "ranges": s.ranges}
+    students = {sums: export.of_run(run, bench, sums=sums) for sums in ("float", "8")}
     for storage, sums in FORMS:
-        exported = export.of_run(run, bench, storage, sums=sums)
+        exported = students[sums].stored_as(storage)
         sizes = {f"bytes_{name}": n for name, n in exported.sizes().items()}
         for runtime, found in export.measured(exported, progress=True).items():
             layers = {"layers": len(found["in_integers"]) + len(found["in_float"])}

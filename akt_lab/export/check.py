@@ -55,6 +55,7 @@ def agreement(
     file: Runtime,
     with_roundings: Callable[[], Runtime],
     bar: Callable[[int], object] = lambda count: None,
+    answers: list[Tensor] | None = None,
 ) -> Agreement:
     """Run file and student on images, and compare.
 
@@ -65,14 +66,19 @@ def agreement(
         with_roundings: the same with every rounded activation as a further output, loaded; asked
             for where images differ.
         bar: told of how many images are done.
+        answers: the student's logits of each batch, on the CPU; those that are not there yet are
+            computed and added, so that the next file needs not ask again.
     """
+    answers = [] if answers is None else answers
     counts = dict.fromkeys(
         ("at_ties", "apart", "classes", "classes_apart", "right", "student_right"), 0
     )
     images, difference, shown = 0, 0.0, None
-    for batch, labels in batches:
-        with torch.inference_mode():
-            expected = student(batch).float().cpu()
+    for number, (batch, labels) in enumerate(batches):
+        if number == len(answers):
+            with torch.inference_mode():
+                answers.append(student(batch).float().cpu())
+        expected = answers[number]
         got = torch.from_numpy(file.run(as_array(batch))[LOGITS])
         off = apart(got, expected)
         difference = max(difference, off.max().item())

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, fx
 from tqdm.auto import tqdm
@@ -42,6 +42,7 @@ class Exported:
         maps: layers whose outputs the file gives, too.
         metadata: what goes with it.
         form: of the file, one of `FORMS`; a .pt2 file has float weights, float sums and no maps.
+        answers: the network's logits, once a check has computed them: of it in any storage.
     """
 
     network: fx.GraphModule
@@ -52,6 +53,7 @@ class Exported:
     maps: tuple[str, ...]
     metadata: dict[str, str]
     form: str = "onnx"
+    answers: list[Tensor] = field(default_factory=list)
 
     def _written(self, rounded: bool = False) -> bytes:
         how: dict[str, Any] = {"metadata": self.metadata, "rounded": rounded}
@@ -67,6 +69,10 @@ class Exported:
     def content(self) -> bytes:
         """The file's."""
         return self._written()
+
+    def stored_as(self, storage: str) -> Self:
+        """The same network, its weights held another way: what is known of it is kept."""
+        return replace(self, storage=storage, metadata={**self.metadata, "storage": storage})
 
     @property
     def is_student(self) -> bool:
@@ -86,7 +92,7 @@ class Exported:
         file, batches = runtime(self.content), self.bench.batches()
         look: dict[str, Any] = {"unit": "image", "disable": not progress, "leave": False}
         with tqdm(total=len(self.bench.images), desc=runtime.package, **look) as bar:
-            found = agreement(self.network, batches, file, with_roundings, bar.update)
+            found = agreement(self.network, batches, file, with_roundings, bar.update, self.answers)
         if self.sums == "float" or runtime.rounds_sums:
             whole = self.is_student and self.form == "onnx" and self.storage != "float"
             refuse(found, runtime.package, IN_FLOAT if whole else "")

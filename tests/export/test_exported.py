@@ -43,6 +43,21 @@ def test_measured_in_every_runtime(made, digits, monkeypatch):
     assert all("ms_float32" not in each for each in teacher.values())
 
 
+def test_a_student_is_asked_once_whatever_the_file(made, digits):
+    """Its answers are the same in every runtime and storage."""
+    exported, asked = of_run(made, digits, "int8"), []
+    counting = exported.network.register_forward_hook(lambda *_: asked.append(1))
+    exported.check(OnnxRuntime)
+    batches = len(asked)
+    assert batches == len(exported.answers) > 0
+    smaller = exported.stored_as("int4")
+    found = [each.check(runtime) for each in (exported, smaller) for runtime in here()]
+    counting.remove()
+    assert len(asked) == batches
+    assert {each.student_accuracy for each in found} == {found[0].student_accuracy}
+    assert smaller.content == of_run(made, digits, "int4").content
+
+
 def test_a_run_without_a_student(digits, tmp_path):
     run = Run.create(tmp_path / "run")
     run.update_record(bench=BenchSpec().to_dict(), settings=Settings().to_dict())
