@@ -57,6 +57,9 @@ def arms(bits: int, times: int = 1) -> dict[str, Settings]:
         if with_it != without:
             found[f"{name} alone"] = arm(PLAIN, **{name: with_it})
             found[f"without {name}"] = arm(RECIPE, **{name: without})
+    for name, ranges in (("pnorm", "pnorm"), ("ranges alone", ours.ranges)):  # and AKT on them
+        found[name] = arm(PLAIN, ranges=ranges)
+        found[f"{name}+akt"] = arm(f"{PLAIN}+akt", **AKT, ranges=ranges)
     pieces = {name: getattr(ours, name) for name in OF_METHOD if name != "pool"}
     return found | {"real": arm("real"), "real, recipe": arm("real", **pieces)}
 
