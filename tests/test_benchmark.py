@@ -246,3 +246,27 @@ def test_what_the_recipe_and_its_pieces_are_worth(monkeypatch):
     assert table.loc[pieces.PLAIN, f"− {pieces.RECIPE}"].startswith("-4.50")
     assert ours[f"− {pieces.RECIPE}"] == ""
     assert pieces.to_markdown(pieces.table(lines)).count("\n") == 3
+
+
+# ---- other teachers -----------------------------------------------------------------------------
+
+
+def test_a_row_for_each_teacher_and_rule(monkeypatch, digits, tmp_path, capsys):
+    """Teachers of other seeds are others; each rule rounds the same ones."""
+    monkeypatch.syspath_prepend(STEP.parent)
+    steady = importlib.import_module("steady")
+    monkeypatch.setattr("akt_lab.benches.digits.DIGITS_EPOCHS", 2)
+    sizes = ["--teachers", "2", "--steps", "2", "--bits", "2", "--rules", "ema", "pnorm"]
+    out = tmp_path / "steady.csv"
+    monkeypatch.setattr(sys, "argv", ["steady.py", *sizes, "--out", str(out)])
+    steady.main()
+    table = pd.read_csv(out)
+    assert list(table["ranges"]) == ["ema", "pnorm"] * 2
+    by_teacher = table.groupby("teacher")["teacher_accuracy"]
+    assert (by_teacher.nunique() == 1).all()
+    assert by_teacher.first().nunique() == 2
+    found = steady.summary(table)
+    assert found.loc["ema", "gain"] == 0
+    means = table.groupby("ranges")["accuracy"].mean()
+    assert found.loc["pnorm", "gain"] == pytest.approx(means["pnorm"] - means["ema"])
+    assert "pnorm" in capsys.readouterr().out
