@@ -23,7 +23,7 @@ from akt_lab.errors import AktError
 from akt_lab.files import write_whole
 from akt_lab.runs.folder import Run
 
-FORMS = (("int8", "float"), ("int4", "float"), ("int4", "8"), ("float", "float"))
+FORMS = (("int8", "float"), ("packed", "float"), ("packed", "8"), ("float", "float"))
 CHECKED = (
     "version images accuracy student_accuracy difference at_ties apart classes classes_apart good "
     "ms ms_float32".split()

@@ -26,9 +26,9 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         help="the file: .pt2, or else ONNX; it must be new",
     )  # fmt: skip
     parser.add_argument(
-        "--storage", choices=("int4", "int8", "float"),
+        "--storage", choices=("packed", "int4", "int8", "float"),
         help="how weights are held: int8, a byte each (default); int4, half a byte up to 4 bits; "
-        "float, for what knows no whole numbers",
+        "packed, at their bits; float, for what knows no whole numbers",
     )  # fmt: skip
     parser.add_argument(
         "--sums", choices=("float", "8"),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from akt_lab.errors import AktError
-from akt_lab.export.weights import Codes, packed
+from akt_lab.export.weights import Codes, bit_planes, packed
 
 OPSET, IR = 21, 10  # the first with 4-bit whole numbers
 IMAGES, LOGITS = "images", "logits"
@@ -33,6 +33,7 @@ class Builder:
         onnx: the package.
         nodes: the operations; those of a layer with a weight have the layer's name.
         tensors: the constants, by name.
+        packed: by their bits, whole numbers that lie in the file packed, and their names.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class Builder:
         self.tensors: dict[str, Any] = {}
         self.held: dict[Any, str] = {}
         self.labels: dict[str, int] = {}
+        self.packed: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self.count = 0
 
     def name(self) -> str:
@@ -97,11 +99,44 @@ class Builder:
         self.tensors[name] = make(name, kind, list(values.shape), packed(values), raw=True)
         return name
 
+    def unpacked(self, values: torch.Tensor, bits: int) -> str:
+        """Whole numbers from 0 to 2^bits - 1, each in its bits in the file; int32 where read."""
+        name = self.name()
+        self.packed.setdefault(bits, []).append((name, values))
+        return self.add("Reshape", name, self.constant(values.shape, np.int64))
+
+    def unpack(self) -> None:
+        """Write, before all else, what unpacks them: those of as many bits at once.
+
+        By arithmetic: of shifts of bytes OpenVINO (2026.4) makes other numbers.
+        """
+        after, self.nodes = self.nodes, []
+        while self.packed:
+            bits, held = self.packed.popitem()
+            names, values = [name for name, _ in held], [v.flatten() for _, v in held]
+            sizes = [len(v) for v in values]
+            if spare := -sum(sizes) % 8:
+                names, sizes = [*names, self.name()], [*sizes, spare]
+            planes = self.constant(bit_planes(torch.cat(values), bits).unsqueeze(2), np.uint8)
+            eight, two, places = (
+                self.constant(c, np.int32)
+                for c in (2 ** torch.arange(8), 2, 2 ** torch.arange(bits).view(-1, 1, 1))
+            )
+            x = self.add("Cast", planes, to=self.onnx.TensorProto.INT32)
+            x = self.add("Mod", self.add("Div", x, eight), two)  # (bits, M, 8): each bit
+            x = self.add("Mul", x, places)
+            x = self.add("ReduceSum", x, self.constant([0], np.int64), keepdims=0)
+            x = self.add("Reshape", x, self.constant([-1], np.int64))
+            split = self.constant(sizes, np.int64)
+            self.nodes.append(self.onnx.helper.make_node("Split", [x, split], names, axis=0))
+        self.nodes += after
+
     def weight(self, weight: Codes, storage: str, axis: int = 0) -> str:
         """A layer's rounded weight, from whole numbers, a scale for each index of `axis`.
 
-        With `int4`, weights of at most 4 bits lie two in a byte, and become int8 when the file is
-        loaded; `float` keeps none. With axis 1 the weight is (C_in, C_out).
+        With `packed`, weights of at most 7 bits take their bits, with `int4` those of at most 4
+        half a byte, and become int8 when the file is loaded; `float` keeps none. With axis 1 the
+        weight is (C_in, C_out).
         """
         codes, zero = weight.codes, weight.zero_point.view(-1, *(1,) * (weight.codes.ndim - 1))
         if axis:
@@ -110,7 +145,10 @@ class Builder:
             return self.constant(weight.weight().t() if axis else weight.weight())
         int8, int32 = self.onnx.TensorProto.INT8, self.onnx.TensorProto.INT32
         scale, own_zero = self.constant(weight.scale), []
-        if storage == "int4" and weight.fits(4):
+        if storage == "packed" and weight.bits < 8:
+            q, z = (self.unpacked(values, weight.bits) for values in (codes + zero, zero))
+            held = self.add("Cast", self.add("Sub", q, z), to=int8)
+        elif storage == "int4" and weight.fits(4):
             held = self.add("Cast", self.nibbles(codes, signed=True), to=int8)
         elif storage == "int4" and weight.bits <= 4:  # q and zero points, all from 0 to 15
             parts = (self.nibbles(values, signed=False) for values in (codes + zero, zero))
@@ -138,6 +176,7 @@ class Builder:
             also: further outputs, and their shapes without the batch's.
             metadata: names and texts.
         """
+        self.unpack()
         info = self.onnx.helper.make_tensor_value_info
         kind, helper = self.onnx.TensorProto.FLOAT, self.onnx.helper
         given = [info(IMAGES, kind, ["batch", *shape])]

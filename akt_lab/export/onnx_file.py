@@ -35,8 +35,9 @@ def to_onnx(
             `trace` can trace, which is then written in floating point.
         shape: (channels, H, W) of an image.
         storage: `int8`, a byte for each weight, q - zero_point; `int4`, half a byte up to 4 bits,
-            which becomes int8 when the file is loaded; `float`, the rounded weights themselves,
-            and the activations rounded by arithmetic, for what knows no whole numbers.
+            and `packed`, its bits, which become int8 when the file is loaded; `float`, the rounded
+            weights themselves, and the activations rounded by arithmetic, for what knows no whole
+            numbers.
         maps: names of layers whose outputs (batch, C, H, W) are outputs `map/NAME`, too.
         metadata: names and texts to go with it.
         rounded: whether every rounded activation is an output `rounded/NAME`, too.

@@ -15,7 +15,7 @@ from akt_lab.errors import AktError
 from akt_lab.quantizer import SCALE_BITS, ActivationQuantizer, learned_scales
 from akt_lab.quantizer.layers import QuantizedWeight
 
-STORAGES = ("int4", "int8", "float")
+STORAGES = ("packed", "int4", "int8", "float")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,19 @@ def packed(values: Tensor) -> bytes:
     if len(nibbles) % 2:
         nibbles = torch.cat([nibbles, nibbles.new_zeros(1)])
     return (nibbles[::2] | (nibbles[1::2] << 4)).to(torch.uint8).numpy().tobytes()
+
+
+def bit_planes(values: Tensor, bits: int) -> Tensor:
+    """Whole numbers from 0 to 2^bits - 1, any shape, each in its bits.
+
+    Returns:
+        (bits, ceil(n / 8)), uint8. Bit k of byte m in plane b is bit b of value 8 m + k; what is
+        missing at the end is zero.
+    """
+    flat = values.flatten()
+    eights = nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
+    planes = (eights >> torch.arange(bits).view(-1, 1, 1)) & 1  # (bits, M, 8)
+    return (planes << torch.arange(8)).sum(2).to(torch.uint8)
 
 
 def entropy(values: Tensor) -> float:

@@ -5,11 +5,12 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from akt_lab.export.builder import Builder
-from akt_lab.export.weights import Codes
+from akt_lab.export.weights import STORAGES, Codes
 
 
 def value_of(builder, name):
     """What a builder's constants come to, computed by onnx's own reference."""
+    builder.unpack()
     graph = onnx.helper.make_graph(
         builder.nodes, "g", [],
         [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)],
@@ -20,7 +21,7 @@ def value_of(builder, name):
     return ReferenceEvaluator(model).run(None, {})[0]
 
 
-@pytest.mark.parametrize("storage", ["int4", "int8", "float"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     ("bits", "zero"), [(2, 0), (3, 7), (4, 0), (4, 8), (5, 31), (8, 3), (8, 128)]
@@ -39,6 +40,20 @@ def test_every_way_to_hold_a_weight(bits, zero, axis, storage):
     kinds = {each.data_type for each in builder.tensors.values()}
     halves = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
     assert bool(kinds & halves) == (storage == "int4" and bits <= 4)
+
+
+def test_what_is_packed_takes_its_bits():
+    """Layers of two bit-widths, each unpacked as it was."""
+    torch.manual_seed(0)
+    builder, made = Builder(), []
+    for bits, shape in ((3, (5, 7)), (2, (3,)), (3, (2, 2, 3)), (3, (1,))):
+        values = torch.randint(0, 2**bits, shape)
+        made.append((values, builder.add("Cast", builder.unpacked(values, bits), to=1)))
+    for values, name in made:
+        assert value_of(builder, name).tolist() == values.tolist()
+    kind = onnx.TensorProto.UINT8
+    held = [t for t in builder.tensors.values() if t.data_type == kind]
+    assert sorted(len(t.raw_data) for t in held) == [2 * 1, 3 * 6]  # of 3 values and of 48
 
 
 def test_a_constant_is_held_once():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from akt_lab.errors import AktError
-from akt_lab.export import agreement, here, to_onnx
+from akt_lab.export import STORAGES, agreement, here, to_onnx
 from akt_lab.export.runtimes import OpenVino
 from akt_lab.quantizer import freeze_ranges, quantize_model
 
@@ -223,7 +223,7 @@ class InFloat(OpenVino):
 @settings(max_examples=15, deadline=None)
 @given(
     layers=networks(), bits=st.integers(2, 8), act_bits=st.integers(2, 8), seed=st.integers(0, 99),
-    storage=st.sampled_from(("int4", "int8", "float")),
+    storage=st.sampled_from(STORAGES),
 )  # fmt: skip
 def test_random_networks_agree(layers, bits, act_bits, seed, storage):
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
 from akt_lab.errors import AktError, UsageError
-from akt_lab.export import OnnxRuntime, check_target, here, to_onnx
+from akt_lab.export import STORAGES, OnnxRuntime, accounted_bytes, check_target, here, to_onnx
 from akt_lab.graph import capture_maps, residual_bodies
 from akt_lab.quantizer import effective_bits, quantize_model
 from akt_lab.quantizer.layers import QuantizedWeight
@@ -23,7 +23,7 @@ def images(digits):
 MIXED = {"*": 3, "unit2.body.0": 2, "unit3.body.3": 5, "classifier": 8}
 
 
-@pytest.mark.parametrize("storage", ["int4", "int8", "float"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8, MIXED], ids=str)
 def test_students_of_digits(digits, images, student_of, agrees, bits, storage):
     student = student_of(digits.teacher, images[:64], bits, 4 if bits == MIXED else None)
@@ -51,7 +51,10 @@ def test_depthwise_and_residual_networks(network, student_of, agrees):
     student = student_of(teacher.eval(), images, 4)
     agrees(student, images, storage="int4")
     agrees(teacher, images)
-    for storage, bits in (("int4", 4), ("int8", 8)):
+    few = student_of(teacher, images, 3)
+    agrees(few, images, storage="packed")
+    assert len(to_onnx(few, (3, 32, 32), storage="packed")) < 1.1 * accounted_bytes(few)
+    for storage, bits in (("int4", 4), ("packed", 4), ("int8", 8)):
         size = len(to_onnx(student, (3, 32, 32), storage=storage))
         layers = [m for m in student.modules() if isinstance(m, QuantizedWeight)]
         held = sum(m.weight.numel() * bits / 8 + 4 * len(m.weight) for m in layers)

@@ -45,7 +45,7 @@ def test_it_is_nearly_the_student(digits, images, student_of):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
-@pytest.mark.parametrize("storage", ["int4", "int8"])
+@pytest.mark.parametrize("storage", ["packed", "int4", "int8"])
 def test_onnx_runtime_computes_it_in_integers(digits, images, student_of, bits, storage):
     student = student_of(digits.teacher, images[:64], bits)
     rounded = with_rounded_sums(student, images[:64])

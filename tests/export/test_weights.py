@@ -6,7 +6,7 @@ from torch import nn
 
 from akt_lab.errors import AktError
 from akt_lab.export import accounted_bytes, codes_of, entropy
-from akt_lab.export.weights import packed
+from akt_lab.export.weights import bit_planes, packed
 from akt_lab.quantizer import effective_bits, quantize_model
 
 
@@ -67,6 +67,15 @@ def test_two_in_a_byte(values):
     assert len(data) == -(-len(values) // 2)
     back = [half for byte in data for half in (byte & 15, byte >> 4)]
     assert [n - 16 if n > 7 else n for n in back][: len(values)] == values
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 255), min_size=1, max_size=20))
+def test_each_in_its_bits(bits, values):
+    values = [v % 2**bits for v in values]
+    planes = bit_planes(torch.tensor(values), bits).tolist()
+    assert [len(plane) for plane in planes] == [-(-len(values) // 8)] * bits
+    for n, value in enumerate(values):
+        assert sum((plane[n // 8] >> n % 8 & 1) << b for b, plane in enumerate(planes)) == value
 
 
 def test_entropy():
