@@ -16,6 +16,8 @@ from akt_lab.figures.style import style_of
 from akt_lab.runs import results
 from akt_lab.runs.folder import Run
 
+OTHERS = "<>^vDP"  # markers
+
 
 def named(table: pd.DataFrame, alike: Sequence[str] = ("label",)) -> pd.DataFrame:
     """With a column `name`: only runs of one name may share a line, and be averaged at its bits.
@@ -42,10 +44,18 @@ def _off_axis(same: str) -> str:
 
 
 def by_line(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Each line's name, rows and style, of a `named` table; others of a label are hollow."""
+    """Each line's name, rows and style, of a `named` table.
+
+    Others of a label are hollow, from the third on with another marker.
+    """
     for label, rows in table.groupby("label", sort=False):
         for number, (name, line) in enumerate(rows.groupby("name", sort=False)):
-            dots = {"markerfacecolor": "w", "linestyle": (0, (3, 1, *[1, 1] * number))}
+            dots: dict[str, Any] = {
+                "markerfacecolor": "w",
+                "linestyle": (0, (3, 1, *[1, 1] * number)),
+            }
+            if number > 1:
+                dots["marker"] = OTHERS[number % len(OTHERS)]
             yield str(name), line, {**style_of(str(label)), **(dots if number else {})}
 
 

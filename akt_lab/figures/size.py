@@ -42,8 +42,9 @@ def accuracy_by_bytes(runs: Sequence[Run]) -> Drawing:
             axes.plot(means["kB"], means["accuracy"], label=name, **style)
             if rows["bits"].duplicated().any():
                 axes.plot(rows["kB"], rows["accuracy"], ".", color="0.3", markersize=4)
-        at_bits = {f"{bits} bits": rows["kB"].mean() for bits, rows in table.groupby("bits")}
-        for text, size in {**at_bits, "32 bits": full}.items():
+        at_bits = {str(bits): rows["kB"].mean() for bits, rows in table.groupby("bits")}
+        for number, (bits, size) in enumerate({**at_bits, "32": full}.items()):
+            text = bits if number else f"{bits} bits"  # the next may be near
             axes.text(size, 1.0, text, transform=axes.get_xaxis_transform(), ha="center", va="top",
                       fontsize=9, color="0.3")  # fmt: skip
         axes.set(xlabel="size (kB), ranges and shifts counted", ylabel="top-1 accuracy (%)")
@@ -67,8 +68,8 @@ def accuracy_by_bytes(runs: Sequence[Run]) -> Drawing:
             f"Students of {as_code(bench.name)}, {seeds(table)}, by what they take on a disk: "
             "weights at their bits, scales and zero points, and what stays in floating point. "
             "Above: bits of weights and activations. Ranges and shifts stay as they are when bits "
-            "are fewer. `akt-lab export` says what a file takes, which holds a weight in half a "
-            "byte at least."
+            "are fewer. A file of `akt-lab export --storage packed` takes these bytes, and some "
+            "thousand more for the network's operations."
         ),
     )
 
