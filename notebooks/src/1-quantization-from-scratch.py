@@ -136,7 +136,7 @@ print("levels", [(q - zero_point) * scale for q in range(2**bits)])
 
 # %% tags=["exercise"]
 def affine_quantize(x, bits):
-    """Fake-quantize x, any shape, over its own range: the same shape, on a grid of 2^bits."""
+    """Fake-quantize x, any shape, over its own range: the same shape, 2**bits levels."""
     # SOLUTION
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / (2**bits - 1)
