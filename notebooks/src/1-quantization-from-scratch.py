@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -54,6 +54,11 @@ print(f"{numbers:,} numbers: {4 * numbers / 1e3:,.0f} kB at 32 bits each")
 # Below are the weights of one convolution. With 3 bits only $2^3 = 8$ different values are left.
 # **Write down before you go on:** where would you put the 8 levels? Evenly? And which of the
 # weights would then be moved the furthest?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 layer = list(weights)[len(weights) // 2]
@@ -257,6 +262,11 @@ print(f"99.9% of them are below {a[:: len(a) // 10_000 + 1].quantile(0.999):.2f}
 #
 # **Predict:** at 3 bits, at which fraction of the maximum is the mean squared error smallest? And at
 # 8 bits: earlier or later?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 clips = torch.linspace(0.05, 1, 39) * a.max()
