@@ -4,7 +4,9 @@
 cannot take a function that was written in a notebook's cell. So the work runs in a thread, in which
 CPython raises an exception when the time is up (`PyThreadState_SetAsyncExc`): between two steps of
 Python's, which stops every loop that is written in Python. What sits in one endless call of
-compiled code cannot be stopped; then waiting ends all the same, and the message says so.
+compiled code cannot be stopped; then waiting ends all the same, and the message says so. (If that
+call keeps the interpreter's lock, as `sum(iter(int, 1))` does, no thread of the process can do
+anything, and the kernel must be restarted; no kind of alarm would help.)
 
 Time is what the process has computed, so that a busy computer refuses nobody; one that only waits,
 for a key or a lock, has `PATIENCE` times as long by the clock.

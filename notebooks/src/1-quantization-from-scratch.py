@@ -53,7 +53,8 @@ print(f"{numbers:,} numbers: {4 * numbers / 1e3:,.0f} kB at 32 bits each")
 #
 # Below are the weights of one convolution. With 3 bits only $2^3 = 8$ different values are left.
 # **Write down before you go on:** where would you put the 8 levels? Evenly? And which of the
-# weights would then be moved the furthest?
+# weights would then be moved the furthest? (Your words in place of the dots; they come back below the
+# picture.)
 
 # %% tags=["prediction"]
 predict("""

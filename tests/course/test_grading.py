@@ -51,6 +51,15 @@ def test_a_tick_alone_two_notebooks_and_a_word_that_is_no_python(tmp_path):
     assert found["bob", "akt_loss"].mark == "not done"
 
 
+def test_a_tick_above_an_answer_that_misses_something_is_no_accusation(tmp_path):
+    tick = cell("✓ pack: all", "markdown")
+    hand_in(tmp_path / "ada.ipynb", tick, cell("def pack(q, bits):\n    return of_the_rest(q)"))
+    grade = marks(tmp_path)["ada", "pack"]
+    assert grade.mark == "wrong"
+    assert "shows a ✓" in grade.said
+    assert "NameError" in grade.said
+
+
 def child(body, limit=60.0, name="pack"):
     return apart(name, f"import os, socket\ndef {name}(q, bits):\n    {body}", os.getcwd(), limit)
 
