@@ -1,1 +1,1 @@
-"""The course's own: how a figure is shown, and instant answers for the exercises."""
+"""The course's own: how a figure is shown, instant answers for the exercises, and grading."""

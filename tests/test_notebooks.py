@@ -48,7 +48,8 @@ def test_keeps_to_the_plan(source):
     student, solution = course.read(source)
     prose = "\n".join(c.source for c in student.cells if c.cell_type == "markdown")
     prose = re.sub(r"<details>.*?</details>", "", prose, flags=re.DOTALL)  # hints are folded away
-    assert 35 <= len(student.cells) <= 50
+    predictions = [c for c in student.cells if "prediction" in c.metadata.get("tags", ())]
+    assert 35 <= len(student.cells) - len(predictions) <= 50
     assert 900 <= len(re.findall(r"\w*[A-Za-z]\w*", prose)) <= 1500
     code = [c.source for c in solution.cells if c.cell_type == "code"]
     assert max(len([x for x in text.splitlines() if x]) for text in code) <= 15
@@ -66,6 +67,17 @@ def test_keeps_to_the_plan(source):
 async def both(source, folder):
     """The student's notebook and the solution's, side by side."""
     return await asyncio.gather(*(course.execute(p, folder, True) for p in course.places(source)))
+
+
+@by_name
+def test_every_prediction_has_a_cell_and_is_read_back(source):
+    cells = [c for c in course.read(source)[0].cells if c.source]
+    asked = [n for n, c in enumerate(cells) if re.search(r"Predict\b", c.source)]
+    written = [n for n, c in enumerate(cells) if "prediction" in c.metadata.get("tags", ())]
+    assert [n + 1 for n in asked if cells[n].cell_type == "markdown"] == written
+    for here, below in zip(written, [*written[1:], len(cells)], strict=True):
+        between = "\n".join(c.source for c in cells[here:below])
+        assert re.search(r"^ *(show|read_back)\(|my_ranking, 2", between, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -6,20 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from akt_course.checks.answers import close, exercise, expect, expect_tensor
+from akt_course.checks.answers import (
+    close,
+    exercise,
+    expect,
+    expect_tensor,
+    expect_unchanged,
+    first_that_fits,
+)
+from akt_course.checks.draws import Draws
 
 # ---- both maps ----------------------------------------------------------------------------------
 
 
 @exercise
-def attention_maps(answer: Callable[..., Any]) -> None:
+def attention_maps(answer: Callable[..., Any], draws: Draws) -> None:
     """Unit length and a sum of one for each image; blind to what a permutation changes."""
     for shape in ((3, 4, 5, 6), (5, 8, 2, 2), (1, 3, 4, 4)):
-        x = torch.randn(shape)
-        spatial, channel = _two(answer(x), shape)
+        x = draws.normal(*shape)
+        given = x.clone()
+        spatial, channel = _two(answer(given), shape)
         _spatial(spatial, x)
         _channel(channel, x)
-        _invariances(answer, x)
+        expect_unchanged("x", given, x)
+        _invariances(answer, x, draws)
     spatial, _ = answer(torch.zeros(2, 3, 4, 4))
     expect(
         spatial.isfinite().all(),
@@ -60,7 +70,7 @@ def _spatial(spatial: Tensor, x: Tensor) -> None:
         return
     mean = x.mean(1).flatten(1).square()
     size = x.abs().mean(1).flatten(1)
-    for values, says in (
+    first_that_fits(spatial, (
         (energy, "the spatial map is not normalised: divide each row by its L2 norm"),
         (energy / energy.sum(1, keepdim=True), "the spatial rows sum to one: the paper divides by "
          "the L2 norm, the root of the sum of squares"),
@@ -72,8 +82,7 @@ def _spatial(spatial: Tensor, x: Tensor) -> None:
         (mean / mean.norm(dim=1, keepdim=True), "this is the square of the mean over channels, in "
          "which signs cancel: take the mean of the squares"),
         (size / size.norm(dim=1, keepdim=True), "these are absolute values: take squares"),
-    ):  # fmt: skip
-        expect(not close(spatial, values, 1e-4), says)
+    ), 1e-4)  # fmt: skip
     length = spatial.norm(dim=1)
     expect(
         close(length, torch.ones_like(length), 1e-4),
@@ -88,7 +97,7 @@ def _channel(channel: Tensor, x: Tensor) -> None:
     energy = x.square().mean((2, 3))
     if close(channel, energy.softmax(1), 1e-4):
         return
-    for values, says in (
+    first_that_fits(channel, (
         (energy, "the channel map is not normalised: end with a softmax over the channels"),
         (energy.softmax(0), "the softmax runs over the batch: over the channels, dim=1"),
         (energy / energy.sum(1, keepdim=True), "the channel rows are divided by their sum: the "
@@ -102,8 +111,7 @@ def _channel(channel: Tensor, x: Tensor) -> None:
         (energy.norm(dim=1, keepdim=True).reciprocal() * energy, "the channel map has length 1: "
          "it ends with a softmax"),
         (energy.softmax(1).softmax(1), "the channel map went through two softmaxes"),
-    ):  # fmt: skip
-        expect(not close(channel, values, 1e-4), says)
+    ), 1e-4)  # fmt: skip
     total = channel.sum(1)
     expect(
         close(total, torch.ones_like(total), 1e-4),
@@ -114,9 +122,9 @@ def _channel(channel: Tensor, x: Tensor) -> None:
            "over height and width, dim=(2, 3)?")  # fmt: skip
 
 
-def _invariances(answer: Callable[..., Any], x: Tensor) -> None:
+def _invariances(answer: Callable[..., Any], x: Tensor, draws: Draws) -> None:
     """Which channel is which leaves the spatial map; which place is which the channel map."""
-    channels, places = torch.randperm(x.shape[1]), torch.randperm(x.shape[2] * x.shape[3])
+    channels, places = draws.order(x.shape[1]), draws.order(x.shape[2] * x.shape[3])
     moved = x.flatten(2)[:, :, places].view_as(x)
     spatial, channel = answer(x)
     expect(
@@ -133,16 +141,22 @@ def _invariances(answer: Callable[..., Any], x: Tensor) -> None:
 
 
 @exercise
-def divergence(answer: Callable[..., Any]) -> None:
+def divergence(answer: Callable[..., Any], draws: Draws) -> None:
     """KL(teacher || student) of each row: 0 for equal maps, finite at zeros, never negative."""
     for batch, size in ((4, 6), (3, 16)):
-        teacher, student = torch.rand(batch, size) ** 3 + 0.01, torch.rand(batch, size) ** 3 + 0.01
-        teacher, student = (v / v.norm(dim=1, keepdim=True) for v in (teacher, student))
-        got = answer(teacher, student)
+        maps = [draws.uniform(batch, size) ** 3 + 0.01 for _ in range(2)]
+        teacher, student = (v / v.norm(dim=1, keepdim=True) for v in maps)
+        given = teacher.clone(), student.clone()
+        got = answer(*given)
         _one_a_row(got, batch, teacher, student)
         _name(got, teacher, student)
-        same = answer(teacher, teacher)
+        expect_unchanged("one of the maps", given, (teacher, student))
+        same = answer(teacher.clone(), teacher.clone())
         expect(close(same + 1, torch.ones(batch), 1e-4), "two equal maps are not 0 apart")
+    _at_zeros(answer)
+
+
+def _at_zeros(answer: Callable[..., Any]) -> None:
     zeros = torch.tensor([[0.6, 0.8, 0.0, 0.0]]), torch.tensor([[0.6, 0.0, 0.8, 0.0]])
     got = answer(*zeros)
     expect(
@@ -150,6 +164,12 @@ def divergence(answer: Callable[..., Any]) -> None:
         "a map that is 0 somewhere gives {}: keep the logarithms finite, for example by adding "
         "1e-12 inside",
         torch.as_tensor(got).tolist(),
+    )
+    expect(
+        torch.as_tensor(got).min() > 1,
+        "the student is 0 where the teacher is not, the worst there is, and the answer is {:.3g}: "
+        "do not skip the student's zeros, and keep the logarithm finite by adding 1e-12 inside",
+        float(torch.as_tensor(got).min()),
     )
 
 
@@ -168,7 +188,7 @@ def _name(got: Tensor, teacher: Tensor, student: Tensor) -> None:
     if close(got, wanted, 1e-3):
         return
     middle = (p + q) / 2
-    for values, says in (
+    first_that_fits(got, (
         (_kl(q, p), "this is KL(student || teacher): weigh by the teacher's distribution"),
         (_kl(teacher, student), "the maps are no distributions yet: a row of unit L2 norm must be "
          "divided by its sum first"),
@@ -186,8 +206,7 @@ def _name(got: Tensor, teacher: Tensor, student: Tensor) -> None:
          "no direction"),
         ((p - q).abs().sum(1), "this is the sum of absolute differences, not KL"),
         ((p - q).square().sum(1), "this is the sum of squared differences, not KL"),
-    ):  # fmt: skip
-        expect(not close(got, values, 1e-3), says)
+    ), 1e-3)  # fmt: skip
     expect(got.min() > -1e-5, "a divergence of {:.4f}: KL is never negative, so are both rows "
            "divided by their sum?", float(got.min()))  # fmt: skip
     expect(False, "the first row gives {:.4f}, expected {:.4f}", float(got[0]), float(wanted[0]))

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from akt_course.checks.answers import close, exercise, expect, expect_number
+from akt_course.checks.answers import close, exercise, expect, expect_number, expect_unchanged
+from akt_course.checks.draws import Draws
 from akt_lab.analysis.intervals import bootstrap_intervals
 from akt_lab.analysis.intervals import seeds_needed as ours
 
@@ -14,21 +15,16 @@ TOLERANCE = 0.06  # of the interval's width: two seeds' resamples differ by less
 
 
 @exercise
-def bootstrap_difference(answer: Callable[..., Any]) -> None:
+def bootstrap_difference(answer: Callable[..., Any], draws: Draws) -> None:
     """Pairs kept together, drawn with replacement, and the middle 95% of their means."""
-    rng = np.random.default_rng(1)
-    b = rng.normal(80, 0.01, 30)
-    a = b + rng.exponential(2, 30)  # skewed, so that mean and median differ
-    got = _ends(answer(a, b, DRAWS, 0))
-    _like_the_reference(got, a, b)
-    seeds = rng.normal(80, 8, 12)  # the seed decides far more than the method
-    paired = _ends(answer(seeds + rng.normal(1, 0.1, 12), seeds, DRAWS, 0))
-    expect(
-        paired[1] - paired[0] < 1,
-        "seed by seed these runs differ by 1 ± 0.1 points, but your interval is {:.1f} points "
-        "wide: keep the pairs together, with one set of places for a and b",
-        paired[1] - paired[0],
-    )
+    b = 80 + 0.01 * draws.normal(30).double().numpy()
+    a = b - 2 * np.log(1 - draws.uniform(30).double().numpy())  # skewed: mean and median differ
+    a[[0, -1]] = b[[0, -1]] + 2  # as the mean: whether they are drawn is asked below
+    given = a.copy(), b.copy()
+    got = _ends(answer(*given, DRAWS, 0))
+    expect_unchanged("a", given[0], a)
+    expect_unchanged("b", given[1], b)
+    near = _like_the_reference(got, a, b)
     once = _ends(answer(a, b, 1, 0))
     expect(
         close(once[0], once[1], 1e-9),
@@ -37,24 +33,71 @@ def bootstrap_difference(answer: Callable[..., Any]) -> None:
         *once,
     )
     expect(
-        close(got, _ends(answer(a, b, DRAWS, 0)), 1e-9),
+        near,
+        "for 30 pairs you give {:.3f} to {:.3f}, the reference gives {:.3f} to {:.3f}: resample "
+        "all 30 differences, take the mean, do so `draws` times, then percentiles 2.5 and 97.5",
+        *got, *_reference(a - b),
+    )  # fmt: skip
+    _keeps_pairs(answer, draws)
+    _draws_all(answer)
+    expect(
+        close(once, _ends(answer(a, b, 1, 0)), 1e-9),
         "two calls with the same seed differ: draw from np.random.default_rng(seed)",
     )
     expect(
-        not close(once, _ends(answer(a, b, 1, 1)), 1e-9),
+        any(not close(once, _ends(answer(a, b, 1, seed)), 1e-9) for seed in (1, 2)),
         "another seed changes nothing: hand `seed` to np.random.default_rng",
     )
 
 
-def _like_the_reference(got: tuple[float, float], a: np.ndarray, b: np.ndarray) -> None:
-    """The likely mistakes each have an interval of their own; name the one that fits."""
+def _keeps_pairs(answer: Callable[..., Any], draws: Draws) -> None:
+    seeds = 80 + 8 * draws.normal(12).double().numpy()  # the seed decides far more than the method
+    gain = 1 + 0.1 * draws.normal(12).double().numpy()
+    paired = _ends(answer(seeds + gain, seeds.copy(), 500, 0))
+    expect(
+        paired[1] - paired[0] < 1,
+        "seed by seed these runs differ by 1 ± 0.1 points, but your interval is {:.1f} points "
+        "wide: keep the pairs together, with one set of places for a and b",
+        paired[1] - paired[0],
+    )
+
+
+def _draws_all(answer: Callable[..., Any]) -> None:
+    """Of six differences one is 1, the others 0: a resample's mean counts how often it came."""
+    for place, which, says in ((5, "last", "n - 1"), (0, "first", "1, n")):
+        b = np.zeros(6)
+        a = b.copy()
+        a[place] = 1
+        high = _ends(answer(a, b, 1000, 0))[1]
+        expect(
+            high > 0,
+            "the {} pair is never drawn, as with integers({}): NumPy's integers(n) runs from 0 to "
+            "n - 1 already",
+            which, says,
+        )  # fmt: skip
+        expect(
+            close(6 * high, round(6 * high), 1e-6),
+            "a resample has not as many pairs as there are: of 6 differences draw 6",
+        )
+
+
+def _like_the_reference(got: tuple[float, float], a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether it is. The likely mistakes each have an interval of their own, and are named."""
     differences = a - b
     low, high = _reference(differences)
     width = high - low
+    if _apart(got, (low, high)) <= TOLERANCE * width:
+        return True
+    mean = float(differences.mean())
     expect(
-        got[1] - got[0] > 0.02 * width,
+        got[1] - got[0] > 0.02 * width or not close(got[0], mean, 1e-6),
         "your interval has no width: all resamples have the same mean. Draw *with* replacement, "
         "so that a pair can come twice and another not at all",
+    )
+    expect(
+        got[1] - got[0] > 0.02 * width,
+        "your interval has no width: all resamples are the same one. Is the generator made, or "
+        "seeded, anew at each draw? Make it once, before the loop",
     )
     expect(
         got[1] - got[0] < 2.5 * width,
@@ -71,12 +114,7 @@ def _like_the_reference(got: tuple[float, float], a: np.ndarray, b: np.ndarray) 
         (_medians(differences), "these fit the median of each resample; the *mean* is asked for"),
     ):
         expect(_apart(got, wrong) > TOLERANCE * width, message)
-    expect(
-        _apart(got, (low, high)) <= TOLERANCE * width,
-        "for 30 pairs you give {:.3f} to {:.3f}, the reference gives {:.3f} to {:.3f}: resample "
-        "all 30 differences, take the mean, do so `draws` times, then percentiles 2.5 and 97.5",
-        *got, low, high,
-    )  # fmt: skip
+    return False
 
 
 def _apart(got: tuple[float, ...], wanted: tuple[float, ...]) -> float:
@@ -107,9 +145,9 @@ def _ends(got: Any) -> tuple[float, float]:
 
 
 @exercise
-def seeds_needed(answer: Callable[..., Any]) -> None:
-    """The fewest seeds whose t-interval is as narrow as wished, from 2 seeds to thousands."""
-    for spread, resolution in ((1.0, 0.2), (1.0, 1.0), (0.7, 0.5), (0.1, 0.9), (3.0, 0.1)):
+def seeds_needed(answer: Callable[..., Any], _: Draws) -> None:
+    """The fewest seeds whose t-interval is as narrow as wished, from 2 seeds to hundreds."""
+    for spread, resolution in ((1.0, 0.2), (1.0, 1.0), (0.7, 0.5), (0.1, 0.9), (3.0, 0.25)):
         got = expect_number(answer(spread, resolution), "the answer")
         expect(
             got == int(got), "{} is no number of seeds: return the first whole one that does", got
@@ -119,6 +157,8 @@ def seeds_needed(answer: Callable[..., Any]) -> None:
 
 def _explain(got: int, spread: float, resolution: float) -> None:
     right = ours(spread, resolution)
+    if got == right:
+        return
     where = f"for a spread of {spread:g} and a resolution of {resolution:g}"
     expect(got >= 2, "{} gives {}: one seed has no spread at all, so begin at 2", where, got)
     normal = int(np.ceil((1.96 * spread / resolution) ** 2))
@@ -130,12 +170,12 @@ def _explain(got: int, spread: float, resolution: float) -> None:
         (ours(spread, 2 * resolution), "resolution is half the interval's width, not the whole"),
     ):
         expect(
-            got == right or got != wrong,
+            got != wrong,
             "{} you give {} seeds, the answer is {}. {}",
             where, got, right, message,
         )  # fmt: skip
     expect(
-        got == right,
+        False,
         "{} you give {} seeds, the answer is {}: the first n from 2 up for which "
         "t * spread / sqrt(n) is at most the resolution",
         where, got, right,

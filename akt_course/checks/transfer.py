@@ -1,14 +1,17 @@
 """Checks of notebook 5, advanced knowledge transfer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from akt_course.checks.answers import close, exercise, expect, expect_number
-from akt_lab.attention import attention_divergences
+from akt_course.checks.answers import close, exercise, expect, expect_number, expect_unchanged
+from akt_course.checks.draws import Draws
+from akt_lab.attention import TINY, attention_divergences, channel_attention, spatial_attention
 from akt_lab.losses import kd_loss
+
+# ---- the loss -----------------------------------------------------------------------------------
 
 T = 5.0
 Maps = list[Tensor]
@@ -16,17 +19,54 @@ Pair = tuple[Maps, Maps, Tensor, Tensor]
 
 
 @exercise
-def akt_loss(answer: Callable[..., Any]) -> None:
+def akt_loss(answer: Callable[..., Any], draws: Draws) -> None:
     """0 with no gradient at agreement, every term alive, and equal to the paper's equation."""
-    pair = _pair()
-    student_maps, teacher_maps, s, t = pair
+    pair = _pair(draws)
+    before = [[m.detach().clone() for m in maps] for maps in pair[:2]]
     value = answer(*pair, 0.5, 2.0, T)
     _number(value)
+    expect_unchanged("a map", [[m.detach() for m in maps] for maps in pair[:2]], before)
+    if not (isinstance(value, Tensor) and _right(answer, pair)):
+        _which_mistake(answer, value, pair)
+    _at_agreement(answer, pair)
+
+
+def _right(answer: Callable[..., Any], pair: Pair) -> bool:
+    """Value and gradient of the paper's equation, whatever alpha, lambda and the temperature."""
+    student_maps, teacher_maps, s, t = pair
+    for alpha, lam, temperature in ((0.5, 2.0, T), (0.3, 1.0, 2.0), (1.0, 3.0, T), (0.0, 1.0, T)):
+        value = answer(*pair, alpha, lam, temperature)
+        wanted = _equation(pair, alpha, lam, temperature)
+        if not (isinstance(value, Tensor) and value.requires_grad and close(value, wanted, 1e-3)):
+            return False
+        inputs = [*student_maps, *teacher_maps, s, t]
+        for got, right in zip(_gradients(value, inputs), _gradients(wanted, inputs), strict=True):
+            zero = torch.zeros(())
+            if not close(zero if got is None else got, zero if right is None else right, 1e-2):
+                return False
+    return True
+
+
+def _equation(pair: Pair, alpha: float, lam: float, temperature: float) -> Tensor:
+    student_maps, teacher_maps, s, t = pair
+    spatial, channel = attention_divergences(student_maps, teacher_maps)
+    features = alpha * lam * (spatial + channel)
+    return features + (1 - alpha) * kd_loss(s, t.detach(), temperature)
+
+
+def _which_mistake(answer: Callable[..., Any], value: Any, pair: Pair) -> None:
+    _, teacher_maps, _, t = pair
     expect(
         isinstance(value, Tensor) and value.requires_grad,
         "the answer has no gradient: keep tensors (no .item()), and detach the teacher's side only",
     )
-    _at_agreement(answer)
+    undivided = _undivided(pair)
+    expect(
+        not close(_number(answer(*pair, 1.0, 1.0, T)), undivided, 1e-3),
+        "the spatial map is not divided by its sum: it has unit length, and a KL compares "
+        "distributions, which sum to 1",
+    )
+    _at_agreement(answer, pair)
     reached = _gradients(value, [*teacher_maps, t])
     expect(
         not any(_some(g) for g in reached),
@@ -36,25 +76,40 @@ def akt_loss(answer: Callable[..., Any]) -> None:
     _features_alive(answer, pair)
     _logits(answer, pair)
     _features(answer, pair)
-    features = sum(attention_divergences(student_maps, teacher_maps))
-    wanted = 0.3 * 2 * features + 0.7 * kd_loss(s, t, T)
     expect(
-        close(answer(*pair, 0.3, 2.0, T), wanted, 1e-3),
+        close(_number(answer(*pair, 0.3, 2.0, T)), _equation(pair, 0.3, 2.0, T), 1e-3),
         "each part is right alone, but their sum is not: alpha * lam * features "
         "+ (1 - alpha) * logits",
     )
+    expect(
+        close(_number(answer(*pair, 0.0, 2.0, 2.0)), _equation(pair, 0.0, 2.0, 2.0), 1e-3),
+        "right at temperature {:g}, and not at 2: the function is told its temperature",
+        T,
+    )
+    expect(False, "right, but its gradient is not: part of the student's side is cut off (.detach, "
+           ".data or torch.no_grad somewhere?)")  # fmt: skip
+
+
+def _undivided(pair: Pair) -> Tensor:
+    """The features' part where spatial maps of unit length stand in the KL as they are."""
+    found = []
+    for a, b in zip(*pair[:2], strict=True):
+        for attention in (spatial_attention, channel_attention):
+            p, q = attention(b.detach()), attention(a.detach())
+            found.append((p * ((p + TINY).log() - (q + TINY).log())).sum(dim=1).mean())
+    return torch.stack(found).sum() / len(pair[0])
 
 
 def _number(value: Any) -> float:
     return expect_number(value.detach() if isinstance(value, Tensor) else value, "the answer")
 
 
-def _pair() -> Pair:
+def _pair(draws: Draws) -> Pair:
     shapes = ((6, 4, 8, 8), (6, 8, 4, 4), (6, 8, 2, 2))
-    teacher = [torch.rand(shape).requires_grad_() for shape in shapes]
-    student = [(m.detach() + 0.5 * torch.rand(m.shape)).requires_grad_() for m in teacher]
-    s, t = (3 * torch.randn(6, 10).requires_grad_() for _ in range(2))
-    return student, teacher, s.detach().requires_grad_(), t.detach().requires_grad_()
+    teacher = [draws.uniform(*shape).requires_grad_() for shape in shapes]
+    student = [(m.detach() + 0.5 * draws.uniform(*m.shape)).requires_grad_() for m in teacher]
+    s, t = ((3 * draws.normal(6, 10)).requires_grad_() for _ in range(2))
+    return student, teacher, s, t
 
 
 def _gradients(value: Tensor, inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
@@ -65,8 +120,8 @@ def _some(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.abs().max() > 0)
 
 
-def _at_agreement(answer: Callable[..., Any]) -> None:
-    _, maps, _, t = _pair()
+def _at_agreement(answer: Callable[..., Any], pair: Pair) -> None:
+    _, maps, _, t = pair
     same = [m.detach().clone().requires_grad_() for m in maps]
     logits = t.detach().clone().requires_grad_()
     value = answer(same, maps, logits, t, 0.5, 2.0, T)
@@ -201,44 +256,45 @@ ALIVE = {
     "squared": "it has a gradient",
     "negative": "a loss may be below 0 and pull all the same",
     "zero today": "its value is 0, but its gradient is not: ask the gradient, not the value",
+    "balanced": "its gradient's entries add up to 0, but none of them is 0: ask g.abs().max()",
+    "downwards": "its gradient has no entry above 0, but all are below: ask g.abs().max()",
     "last weight": "it reaches one of the weights: one is enough",
 }
 
 
 @exercise
-def dead_terms(answer: Callable[..., Any]) -> None:
+def dead_terms(answer: Callable[..., Any], draws: Draws) -> None:
     """Exactly the terms that no weight feels, without a trace in the weights."""
-    weights, terms = _terms()
+    weights, terms = _terms(draws)
+    before = [w.detach().clone() for w in weights]
     try:
         got = answer(terms, weights)
-    except NotImplementedError:
-        raise
     except RuntimeError as error:
         expect("second time" not in str(error), "the terms share a graph: retain_graph=True")
         expect("does not require grad" not in str(error), "ask requires_grad first: {}", error)
         expect("not have been used" not in str(error), "{}: allow_unused=True", error)
         raise
     expect(got is not None, "the answer is None: does the function end in a return?")
-    expect(
-        isinstance(got, (list, tuple, set, frozenset)) and all(isinstance(n, str) for n in got),
-        "the answer should be a list of names, not {!r}",
-        got,
-    )
+    expect(isinstance(got, Iterable) and not isinstance(got, (str, Tensor)),
+           "the answer should be a list of names, not {!r}", got)  # fmt: skip
+    got = list(got)
+    expect(all(isinstance(name, str) for name in got),
+           "the answer should be a list of names, not {!r}", got)  # fmt: skip
     for name, why in DEAD.items():
         expect(name in got, "the term {!r} is dead and was not found: {}", name, why)
     for name, why in ALIVE.items():
         expect(name not in got, "the term {!r} is alive: {}", name, why)
+    expect(len(got) == len(DEAD), "a term is in the list twice, or is none of them: {}", got)
     expect(
         all(w.grad is None for w in weights),
         "the weights' .grad is filled now, and the next step would add to it: use "
         "torch.autograd.grad in place of backward",
     )
+    expect_unchanged("a weight", [w.detach() for w in weights], before)
 
 
-def _terms() -> tuple[list[Tensor], dict[str, Tensor]]:
-    weights = [torch.randn(4, requires_grad=True) for _ in range(3)]
-    a, b, c = weights
-    other = torch.randn(4, requires_grad=True)
+def _terms(draws: Draws) -> tuple[list[Tensor], dict[str, Tensor]]:
+    a, b, c, other = (draws.normal(4).requires_grad_() for _ in range(4))
     shared = (a * b).exp()  # keeps what its backward pass needs: once
     terms = {
         "plain": shared.sum(),
@@ -249,6 +305,8 @@ def _terms() -> tuple[list[Tensor], dict[str, Tensor]]:
         "saturated": (a - 100).relu().sum(),
         "zero today": (b - b.detach()).sum(),
         "of others": other.square().sum(),
+        "balanced": a @ torch.tensor([1.0, -1.0, 2.0, -2.0]),
+        "downwards": -b.sum(),
         "last weight": c.square().sum(),
     }
-    return weights, terms
+    return [a, b, c], terms

@@ -23,6 +23,7 @@ from akt_lab.commands import (
     evaluate,
     export,
     figures,
+    grade,
     import_,
     lab,
     methods,
@@ -36,6 +37,7 @@ COMMANDS = {
     module.__name__.rpartition(".")[2].rstrip("_"): module  # `import` is a word of Python's
     for module in (
         demo, quantize, import_, evaluate, export, sweep, table, figures, methods, doctor, lab,
+        grade,
     )
 }  # fmt: skip
 

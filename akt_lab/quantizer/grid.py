@@ -1,6 +1,6 @@
 """Numbers on a uniform grid: scale, zero point, fake quantization, and which grid errs least.
 
-    q     = clamp(round(x / scale) + zero_point, 0, 2^bits - 1)
+    q     = clamp(round(x / scale) + zero_point, 0, 2**bits - 1)
     x_hat = (q - zero_point) * scale
 
 Zero always lies on the grid, as in PyTorch's own observers, so a ReLU's zeros and a convolution's
@@ -146,7 +146,7 @@ def fake_quantize_learned(
     """`fake_quantize`, with a gradient for the scale, too (LSQ, Esser et al., ICLR 2020, eq. 3, 5).
 
     With v = x / scale + zero_point, d x_hat / d scale is round(v) - v inside the grid and the
-    grid's own end, less the zero point, outside. It is scaled by 1 / sqrt(n (2^bits - 1)), n being
+    grid's own end, less the zero point, outside. It is scaled by 1 / sqrt(n (2**bits - 1)), n being
     how many values share a scale, so that scales and weights move in proportion: of weights those
     of an output channel, of activations those of one image.
 

@@ -5,7 +5,7 @@ every nn.Sequential numbers its layers, and behind every nn.ReLU and nn.ReLU6 st
 the ReLU `features.init_block.activ` is `features.0.activ.0`, and its activation's range lies in
 `features.0.activ.1.x_min` and `.x_max`. Convolutions and linear layers, the first and the last one
 too, keep float weights and round them at every pass, by each output channel's extremes. A file does
-not say its bits. With n = 2^bits - 1 and s = n / (high - low) both are rounded by
+not say its bits. With n = 2**bits - 1 and s = n / (high - low) both are rounded by
 
     x_hat = (clamp(round(s x - z), 0, n) + z) / s,    z = round(s low)
 

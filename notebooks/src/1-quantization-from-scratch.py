@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -53,7 +53,13 @@ print(f"{numbers:,} numbers: {4 * numbers / 1e3:,.0f} kB at 32 bits each")
 #
 # Below are the weights of one convolution. With 3 bits only $2^3 = 8$ different values are left.
 # **Write down before you go on:** where would you put the 8 levels? Evenly? And which of the
-# weights would then be moved the furthest?
+# weights would then be moved the furthest? (Your words in place of the dots; they come back below the
+# picture.)
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 layer = list(weights)[len(weights) // 2]
@@ -136,7 +142,7 @@ print("levels", [(q - zero_point) * scale for q in range(2**bits)])
 
 # %% tags=["exercise"]
 def affine_quantize(x, bits):
-    """Fake-quantize x, any shape, over its own range: the same shape, on a grid of 2^bits."""
+    """Fake-quantize x, any shape, over its own range: the same shape, 2**bits levels."""
     # SOLUTION
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / (2**bits - 1)
@@ -257,6 +263,11 @@ print(f"99.9% of them are below {a[:: len(a) // 10_000 + 1].quantile(0.999):.2f}
 #
 # **Predict:** at 3 bits, at which fraction of the maximum is the mean squared error smallest? And at
 # 8 bits: earlier or later?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 clips = torch.linspace(0.05, 1, 39) * a.max()

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -121,7 +121,7 @@ show(figure, alt=f"Accuracy by bits without any training. {listed}.",
 # **Rank the bit-widths before you look:** whose gradient is smallest, whose largest? The order below
 # is nobody's guess: make it yours.
 
-# %%
+# %% tags=["prediction"]
 my_ranking = [8, 2, 0, 5, 3, 4]  # smallest gradient first; 0 is full precision
 
 # %% [markdown]
@@ -302,6 +302,11 @@ for bits in BITS[1:]:
 #
 # **Predict:** below the cliff, is the ratio above 1? And the cosine?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 from akt_lab.analysis.gradients import by_step
 
@@ -454,6 +459,11 @@ show(figure, alt=f"Gradient norm through training. Largest over median: {'; '.jo
 # So far an activation's grid ended where its values end. One that cuts off the few largest is finer
 # for all others. The rule `pnorm` takes the cut with the least $\sum |\hat x - x|^{2.4}$, layer by
 # layer, on synthetic images, without training. **Predict:** what is that worth at 2 bits? At 8?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 ended = {"ema": ("where the values end", "o--", "#0072b2"), "pnorm": ("chosen", "D-", "#d55e00")}

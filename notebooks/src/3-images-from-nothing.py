@@ -29,7 +29,7 @@ from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, show
 from akt_lab import losses
 from akt_lab.analysis.intervals import proportion_interval
 from akt_lab.benches import BenchSpec, load_bench
@@ -75,6 +75,11 @@ print(f"{len(norms)} batch norms, which remember {stored:,} numbers about the tr
 #
 # **Predict:** which of these fit the fingerprint? Real images that the teacher has never seen? White
 # noise that has, over all its pixels, the mean and variance of real images?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.graph import capture_bn_inputs
@@ -222,6 +227,11 @@ print(f"{weights:,} weights in the generator, {sum(p.numel() for p in teacher.pa
 # **Predict first.** We train with the class term alone, the statistics term alone, and both.
 # Write down: whose images will the teacher believe in most? Whose have the least mismatch?
 # In whose would *you* recognise the class?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 
 # %%
@@ -391,6 +401,11 @@ _ = ipywidgets.interact(draw, by_class=by_class, by_statistics=by_statistics)
 # ranges, and measure the accuracy on **real** test images. Nothing is trained.
 #
 # **Predict:** how far does the best source fall behind real images? And white noise?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from dataclasses import replace

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, read_back, show
 from akt_lab.analysis.studies import SideBySide
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.attention import draw_attention_side_by_side
@@ -153,7 +153,13 @@ show(
 # 1. At 8 bits, will you be able to see any difference between student and teacher? At 3?
 # 2. What suffers first as bits are taken away: the *where* or the *which*?
 # 3. In which layer is the disagreement largest: the first, one in the middle, the last?
-#
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
+# %% [markdown]
 # ## Exercise: write it
 #
 # `attention_maps(x)` takes feature maps (B, C, H, W) and returns two tensors: the spatial map
@@ -322,6 +328,11 @@ attention_explorer(bench=bench, students={"rounded": students})
 # its teacher perfectly. The next layer now reads its values from the wrong channels: the network
 # is broken. Which of the two divergences notices? And if we shuffle the *places*?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 x = seen["teacher"][layer]
 shuffle = torch.Generator().manual_seed(0)
@@ -336,6 +347,7 @@ broken = {
 for name, y in broken.items():
     where, which = attention_divergences([y], [x])
     print(f"{name:18} spatial {where:.4f}   channel {which:.4f}")
+read_back()
 
 # %% [markdown]
 # Each map is blind to what the other one sees, which is the reason for taking both. And both are blind to

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, read_back, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -71,6 +71,11 @@ print(*(f"{name:16} {tuple(m.shape)}" for name, m in kept_t.items()), sep="\n")
 #
 # **Write down:** after rounding to 3 bits, does the student look at wrong *places*, or at wrong
 # *channels*? In the first map or in the last?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.attention import attention_divergences
@@ -326,6 +331,11 @@ checks.dead_terms(dead_terms)
 # *corrected* value, and the next batch averages and corrects that (`ranges="ema_legacy"`). Feed both with
 # batches whose largest value is always 1. **Predict both curves.**
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 from akt_lab.quantizer import ActivationQuantizer
 
@@ -365,6 +375,11 @@ show(
 # the channels that is a second softmax. Take a gross disagreement: the teacher sees one channel only
 # (**one-hot**), the student all alike (**uniform**). **Predict:** what is left of their KL?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 CHANNELS = 16
 
@@ -378,6 +393,7 @@ def seen_at(temperature, channels=CHANNELS):
 before, after = torch.tensor(CHANNELS).log().item(), kl(*seen_at(8)).item()
 print(f"KL(one-hot, uniform) of {CHANNELS} channels: {before:.3f}; after one more softmax:")
 print(f"{after:.1e}, that is {before / after:,.0f} times less; times 1,000: {1000 * after:.2f}")
+read_back()
 
 # %% [markdown]
 # So even a gross disagreement differs by a hair, and a weight of 1,000 brings it back to the size of
@@ -528,6 +544,11 @@ def panel(method):
 # %% [markdown]
 # To stop, interrupt the kernel. To go on, run the cell again: networks, random numbers and curves
 # are still there. **Predict:** in which panel will the two methods differ most?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 for method in runs:

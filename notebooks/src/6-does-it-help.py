@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, show
 from akt_lab.analysis import tables
 from akt_lab.analysis.intervals import proportion_interval
 from akt_lab.figures.style import METHOD_STYLE, STYLE
@@ -100,7 +100,13 @@ _ = ipywidgets.interact(pick, **menus)
 #
 # **Write down before you go on:** how many points of accuracy does AKT add at 3 bits? And how far
 # apart are two runs of the *same* method that differ in their seed alone?
-#
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
+# %% [markdown]
 # ## See it
 #
 # `paper` stands for the paper's equations, `code` for what its released code means to compute.
@@ -275,6 +281,11 @@ show(figure, alt=f"Bars from {means[0]:.2f} to {means[-1]:.2f}. {text}", reading
 # Now play nature. Imagine thousands of studies in a world where AKT's true gain is **known**, each
 # with three seeds, and count how often an interval holds the truth. Both recipes promise 95%.
 # **Write down two numbers before you go on.**
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 SEEDS = (3, 4, 5, 7, 10, 20, 30)

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, read_back, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -93,6 +93,11 @@ with torch.no_grad():
 # ## Predict first
 #
 # **Write down:** whose middle is lowest? Whose surface is the flattest, and whose is rough?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.analysis.curvature import filter_normalised_directions, loss_surface
@@ -271,6 +276,11 @@ show(
 #
 # **Predict:** what will it be for the teacher, and for a student?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 from akt_lab.analysis.curvature import asymmetry
 from akt_lab.analysis.smooth import smooth_student
@@ -286,6 +296,7 @@ for name, network in three.items():
     print(
         f"{name:30} {found.value:.2g} ± {found.error:.1g} (half the step: {found.step_error:.0g})"
     )
+read_back()
 
 # %% [markdown]
 # If the straight-through number is far from 0, what trains the student is *no function's gradient*:
@@ -416,6 +427,11 @@ print(f"the first is {100 * values[0] / exact:.0f}% of the trace, of {small.shap
 # rest adds its own squares to both.
 #
 # **Predict:** which part holds most of the squared error? And which costs most *per square*?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.analysis.error_cost import cost_of_error, map_hessian, rounding_error

@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from akt_course import checks
-from akt_course.show import show
+from akt_course.show import predict, read_back, show
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.figures.style import STYLE
 
@@ -74,6 +74,11 @@ for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
 # channel: mean, variance, factor and shift, 4 bytes each.
 #
 # **Write down:** at 3 bits, which share of the file is *not* weights? At 2 bits?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.quantizer import ActivationQuantizer
@@ -213,6 +218,11 @@ draw_bytes(folded, "folded")
 # at 3 bits, does that make the weights' rounding error (relative to the weights) larger, if the layer
 # has *one* grid? And if each output channel has its own?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 from akt_lab.quantizer import affine_parameters, fake_quantize, fake_quantize_rows
 
@@ -345,6 +355,11 @@ def whole_numbers(student):
 # **Predict:** on the left one layer, on the right the logits after all of them. Will every dot lie
 # on the diagonal? In which of the two could one stray, and how?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 student = quantized(3)
 with torch.no_grad():
@@ -384,6 +399,11 @@ show(
 # it has weights, its **fan-in**. One bit more holds the sign. If the accumulator is too narrow, the
 # sum wraps round, from the largest number to the smallest. **Predict:** is 16 bits enough at 3 bits?
 
+# %% tags=["prediction"]
+predict("""
+...
+""")
+
 # %%
 FAN_INS = [student.get_submodule(name).weight[0].numel() for name in kept]
 used = {bits: [] for bits in (2, 3, 4, 8)}
@@ -420,6 +440,11 @@ show(figure, alt=f"Accumulator bits, the worst case and the most seen: {listed}.
 # students; one runtime wants 8 bits there, too, which makes another network.
 #
 # **Predict:** for how many images will a runtime give another class? And will 3 bits be faster than 8?
+
+# %% tags=["prediction"]
+predict("""
+...
+""")
 
 # %%
 from akt_lab.export import agreement, here, medians, to_onnx, with_rounded_sums
@@ -468,6 +493,7 @@ for runtime in here():
     table = pd.DataFrame(rows).T.assign(**{"ms an image": pd.Series(times).round(3)})
     print(f"{runtime.package} {runtime.installed()}, {len(judge.images)} images, one thread")
     display(table)
+read_back()
 
 # %% [markdown]
 # *Whole layers*: those which the runtime itself reports as run in whole numbers. (With 8 bits a

@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from PIL import Image
 
-from akt_course.show import DPI, as_html, show
+from akt_course.show import DPI, as_html, predict, read_back, show
 from akt_lab.errors import AktError
 
 
@@ -46,3 +46,18 @@ def test_it_is_displayed_for_eyes_and_ears_and_closed(figure):
 def test_a_figure_without_words_is_refused(figure, alt, reading):
     with pytest.raises(AktError, match="needs alt text"):
         show(figure, alt, reading)
+
+
+def said(*does):
+    with capture_output() as shown:
+        for do in does:
+            do()
+    return [output.data["text/plain"] for output in shown.outputs]
+
+
+def test_what_was_predicted_is_read_back_once_below_the_picture(figure):
+    InteractiveShell.instance()
+    picture = lambda: show(figure, "a line", "it rises")  # noqa: E731
+    written = lambda: predict("\nit <falls>\n")  # noqa: E731
+    assert said(written, picture, picture) == ["a line", "You predicted: it <falls>", "a line"]
+    assert said(written, lambda: predict("\n...\n"), picture, read_back) == ["a line"]

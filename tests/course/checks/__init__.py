@@ -1,7 +1,7 @@
-"""Plausible wrong answers to the course's exercises, in the test file of their check.
+"""Right and plausible wrong answers to the course's exercises, in the test file of their check.
 
-Most are the right answer with one step changed, `partial(right, step=...)`. Where a return is
-forgotten, `print` stands for it: it computes all, and gives None.
+Most of the wrong ones are the right answer with one step changed, `partial(right, step=...)`. Where
+a return is forgotten, `print` stands for it: it computes all, and gives None.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from akt_course import checks
 
 MUTANTS = []
 REFUSED = Counter()  # by exercise: how many of them a test refuses
+ACCEPTED = Counter()  # by exercise: how many right answers, written differently, a test accepts
 
 
 def mutants(exercise):
@@ -52,5 +53,22 @@ def refused(*exercises):
         assert not result.passed
         assert says in result.message, result.message
         assert "stopped with" not in result.message or says.startswith("stopped with")
+
+    return test
+
+
+def accepted(**answers):
+    """The test of right answers: {exercise: them all}, each of which passes."""
+    cases = [
+        pytest.param(exercise, answer, id=f"{exercise}-{number}")
+        for exercise, ways in answers.items()
+        for number, answer in enumerate(ways)
+    ]
+    ACCEPTED.update({exercise: len(ways) for exercise, ways in answers.items()})
+
+    @pytest.mark.parametrize(("exercise", "answer"), cases)
+    def test(exercise, answer):
+        result = getattr(checks, exercise)(answer)
+        assert result.passed, result.message
 
     return test

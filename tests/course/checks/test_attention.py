@@ -1,8 +1,10 @@
 from functools import partial
 
+import torch
+import torch.nn.functional as F
 from torch.nn.functional import normalize
 
-from tests.course.checks import mutants, refused
+from tests.course.checks import accepted, mutants, refused
 
 
 def energy(x):
@@ -54,6 +56,13 @@ wrong(
 )
 
 
+@wrong("x is changed in place")
+def squares_in_place(x):
+    found = maps()(x)
+    x.square_()
+    return found
+
+
 def kl(p, q, tiny=1e-12):
     return (p * ((p + tiny).log() - (q + tiny).log())).sum(dim=1)
 
@@ -77,4 +86,74 @@ wrong("symmetric", both_directions=divided(lambda p, q: (kl(p, q) + kl(q, p)) / 
 wrong("squared differences", squared_differences=divided(lambda p, q: (p - q).square().sum(1)))
 wrong("keep the logarithms finite", infinite_at_zero=divided(partial(kl, tiny=0)))
 
+
+@wrong("skip the student's zeros")
+def skips_the_students_zeros(*maps):
+    p, q = (m / m.sum(dim=1, keepdim=True) for m in maps)
+    seen = (p > 0) & (q > 0)
+    return torch.where(seen, p * (p / q.where(seen, 1)).where(seen, 1).log(), 0).sum(dim=1)
+
+
+@wrong("changed in place")
+def divides_in_place(*maps):
+    for m in maps:
+        m /= m.sum(dim=1, keepdim=True)
+    return kl(*maps)
+
+
 test_mutants = refused("attention_maps", "divergence")
+
+
+# ---- right, in other ways
+
+
+def by_hand(x):
+    b, c, h, w = x.shape
+    where = (x**2).sum(1).reshape(b, h * w)
+    which = (x**2).reshape(b, c, -1).mean(-1).exp()
+    length = (where**2).sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+    return where / length, which / which.sum(1, keepdim=True)
+
+
+def image_by_image(x):
+    pairs = [maps()(image.unsqueeze(0)) for image in x]
+    return torch.cat([s for s, _ in pairs]), torch.cat([c for _, c in pairs])
+
+
+def masked_kl(t, s):
+    p, q = (m / m.sum(dim=1, keepdim=True) for m in (t, s))
+    terms = p * (p.clamp(min=1e-12) / q.clamp(min=1e-12)).log()
+    return torch.where(p > 0, terms, torch.zeros_like(terms)).sum(1)
+
+
+def row_by_row(t, s):
+    found = []
+    for p, q in zip(t, s, strict=True):
+        p, q = p / p.sum(), q / q.sum()
+        found.append(F.kl_div((q + 1e-12).log(), p, reduction="sum"))
+    return torch.stack(found)
+
+
+test_right = accepted(
+    attention_maps=[
+        maps(), by_hand, image_by_image,
+        lambda x: [spatial(x), channel(x)],
+        maps(lambda x: energy(x) / energy(x).norm(dim=1, keepdim=True).clamp(min=1e-12)),
+        maps(lambda x: energy(x) / (energy(x).norm(dim=1, keepdim=True) + 1e-12)),
+        maps(lambda x: normalize(x.pow(2).sum(1).flatten(1), p=2, dim=-1)),
+        maps(channel=lambda x: F.softmax(F.adaptive_avg_pool2d(x**2, 1).flatten(1), dim=1)),
+        maps(channel=lambda x: x.square().mean((2, 3)).log_softmax(1).exp()),
+        lambda x: tuple(m.float() for m in maps()(x.double())),
+        maps(lambda x: normalize(torch.einsum("bchw,bchw->bhw", x, x).flatten(1))),
+    ],
+    divergence=[
+        divided(kl), masked_kl, row_by_row,
+        divided(lambda p, q: kl(p, q, 1e-10)),
+        divided(lambda p, q: (p * ((p + 1e-12) / (q + 1e-12)).log()).sum(-1)),
+        divided(lambda p, q: F.kl_div((q + 1e-12).log(), p, reduction="none").sum(dim=1)),
+        divided(lambda p, q: (torch.xlogy(p, p) - p * (q + 1e-12).log()).sum(1)),
+        divided(lambda p, q: -(p * (q + 1e-12).log()).sum(1) + (p * (p + 1e-12).log()).sum(1)),
+        divided(lambda p, q: torch.einsum("bk,bk->b", p, (p + 1e-9).log() - (q + 1e-9).log())),
+        lambda t, s: divided(kl)(t.double(), s.double()).float(),
+    ],
+)  # fmt: skip

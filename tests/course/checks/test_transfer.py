@@ -3,8 +3,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from akt_lab.attention import channel_attention, spatial_attention
-from tests.course.checks import mutants, refused
+from akt_lab.attention import (
+    channel_attention,
+    refined_feature_distillation,
+    spatial_attention,
+)
+from akt_lab.losses import kd_loss
+from tests.course.checks import accepted, mutants, refused
 
 
 def kl(p, q):
@@ -70,6 +75,11 @@ wrong(
     "divided by the classes",
     mean_over_classes=partial(loss, kl_logits=lambda p, q: kl(p, q) / p.shape[1]),
 )
+wrong("told its temperature", temperature_is_fixed=lambda *given: loss(*given[:-1], 5.0))
+wrong(
+    "spatial map is not divided by its sum",
+    unit_length_as_it_is=partial(loss, attention=(spatial_attention, channel_attention)),
+)
 wrong(
     "divided by its sum",
     unit_length_in_a_kl=partial(
@@ -98,11 +108,11 @@ def gradients(term, weights, **options):
     return torch.autograd.grad(term, weights, **options)
 
 
-def alive(term, weights, felt=any, **options):
+def alive(term, weights, felt=any, moves=torch.any, **options):
     if not term.requires_grad:
         return False
     found = gradients(term, weights, **options)
-    return felt(g is not None and bool(g.abs().max() > 0) for g in found)
+    return felt(g is not None and bool(moves(g)) for g in found)
 
 
 def listed(suspect):
@@ -125,6 +135,14 @@ wrong(
     "ask requires_grad first",
     never_asks_for_a_graph=listed(lambda term, weights: gradients(term, weights)[0] is None),
 )
+
+
+wrong("'balanced' is alive", adds_up=listed(
+    lambda term, w: not alive(term, w, moves=lambda g: g.sum() != 0)
+))  # fmt: skip
+wrong("'downwards' is alive", asks_for_a_maximum=listed(
+    lambda term, w: not alive(term, w, moves=lambda g: g.max() > 0)
+))  # fmt: skip
 
 
 @wrong("gradient, not the value")
@@ -150,3 +168,87 @@ def leaves_gradients_behind(terms, weights):
 
 
 test_mutants = refused("akt_loss", "dead_terms")
+
+
+# ---- right, in other ways
+
+
+def with_kl_div(a, b, s, t, alpha, lam, temperature):
+    features = 0
+    for mine, of_teacher in zip(a, b, strict=True):
+        for of in (spatial, channel_attention):
+            p, q = of(of_teacher.detach()), of(mine)
+            features += F.kl_div((q + 1e-12).log(), p, reduction="batchmean") / len(a)
+    log_q, log_p = (F.log_softmax(x / temperature, dim=1) for x in (s, t.detach()))
+    logits = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return lam * alpha * features + temperature**2 * (1 - alpha) * logits
+
+
+def without_a_teachers_graph(a, b, s, t, *rest):
+    with torch.no_grad():
+        b, t = [m.clone() for m in b], t.clone()
+    return loss(a, b, s, t, *rest, detach=False)
+
+
+def ours(a, b, s, t, alpha, lam, temperature):
+    features = refined_feature_distillation(a, b)
+    return alpha * lam * features + (1 - alpha) * kd_loss(s, t.detach(), temperature)
+
+
+def divided_by_its_sum(x):
+    a = x.square().mean(1).flatten(1)
+    return a / a.sum(1, keepdim=True)
+
+
+def backward_and_clean(terms, weights):
+    found = []
+    for name, term in terms.items():
+        if term.requires_grad:
+            term.backward(retain_graph=True)
+        felt = any(w.grad is not None and w.grad.any() for w in weights)
+        for w in weights:
+            w.grad = None
+        if not felt:
+            found.append(name)
+    return found
+
+
+def one_weight_at_a_time(terms, weights):
+    def feels(term, w):
+        (g,) = gradients(term, [w])
+        return g is not None and g.count_nonzero() > 0
+
+    return {
+        n for n, t in terms.items() if not (t.requires_grad and any(feels(t, w) for w in weights))
+    }
+
+
+def zeros_for_none(terms, weights):
+    found = []
+    for name, term in terms.items():
+        total = 0.0
+        if term.grad_fn is not None:
+            total = sum(g.abs().sum() for g in gradients(term, weights, materialize_grads=True))
+        found += [name] if total == 0 else []
+    return tuple(found)
+
+
+test_right = accepted(
+    akt_loss=[
+        loss, with_kl_div, without_a_teachers_graph, ours,
+        partial(loss, attention=(divided_by_its_sum, channel_attention)),
+        partial(loss, over_maps=lambda found: found.sum() / 3),
+        partial(loss, kl_maps=lambda p, q: (p * ((p + 1e-12) / (q + 1e-12)).log()).sum(1)),
+        partial(loss, kl_logits=lambda p, q: F.kl_div(q.log(), p, reduction="none").sum(1)),
+        partial(loss, over_batch=lambda rows: rows.sum() / len(rows)),
+        lambda a, b, *rest: loss(a[::-1], b[::-1], *rest),
+    ],
+    dead_terms=[
+        dead, backward_and_clean, one_weight_at_a_time, zeros_for_none,
+        listed(lambda term, w: not alive(term, w, moves=lambda g: g.abs().max() > 0)),
+        listed(lambda term, w: not alive(term, w, moves=lambda g: g.norm() > 0)),
+        listed(lambda term, w: not alive(term, w, moves=lambda g: (g != 0).any())),
+        lambda *given: reversed(dead(*given)),
+        lambda *given: dict.fromkeys(dead(*given)),
+    ],
+)  # fmt: skip
