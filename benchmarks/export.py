@@ -6,8 +6,8 @@ For each run, form and runtime a row, measured by what `akt-lab export` calls: b
 of the network at its bits and ideally coded, and of float32's file; on every evaluation image the
 largest difference of logits from the student's, images apart at ties, classes that differ, top-1;
 milliseconds for one image on one thread, beside float32's in turns; how many layers the runtime
-reports as run in integers. A file that is not good ends the run with its reason. Times are of this
-machine, which should do nothing else meanwhile.
+reports as run in integers. A file that `akt-lab export` refuses has one row, with the reason. Times
+are of this machine, which should do nothing else meanwhile.
 """
 
 import argparse
@@ -29,6 +29,8 @@ CHECKED = (
     "ms ms_float32".split()
 )
 
+SHOWN = ("bench", "bits", "storage", "sums", "runtime")
+
 
 def rows(run: Run) -> Iterator[dict[str, Any]]:
     """Of one run: each form of its student in each runtime."""
@@ -39,11 +41,16 @@ def rows(run: Run) -> Iterator[dict[str, Any]]:
     for storage, sums in FORMS:
         exported = students[sums].stored_as(storage)
         sizes = {f"bytes_{name}": n for name, n in exported.sizes().items()}
-        for runtime, found in export.measured(exported, progress=True).items():
+        form = {**about, "seed": s.seed, "storage": storage, "sums": sums, **sizes}
+        try:
+            measured = export.measured(exported, progress=True)
+        except AktError as error:
+            yield {**form, "good": False, "refused": str(error)}
+            continue
+        for runtime, found in measured.items():
             layers = {"layers": len(found["in_integers"]) + len(found["in_float"])}
             yield {
-                **about, "seed": s.seed, "storage": storage, "sums": sums, **sizes,
-                "runtime": runtime, **{name: found[name] for name in CHECKED}, **layers,
+                **form, "runtime": runtime, **{name: found[name] for name in CHECKED}, **layers,
                 "layers_in_integers": len(found["in_integers"]),
             }  # fmt: skip
 
@@ -59,7 +66,7 @@ def main() -> None:
         for row in rows(Run.open(folder)):
             done.append(row)
             write_whole(given.out, pd.DataFrame(done).to_csv(index=False).encode())
-            print(*(row[name] for name in ("bench", "bits", "storage", "sums", "runtime")))
+            print(*(row.get(name, "refused") for name in SHOWN))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from akt_lab.export.builder import LOGITS
 from akt_lab.export.runtimes import Runtime
 from akt_lab.export.ties import CLOSE, apart, follows, tips
 
-FEW = 8  # images of a batch whose ties are searched for: if more are apart, the file is wrong
+FEW = 8  # images whose ties are searched for in vain: then the file is wrong
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def agreement(
     counts = dict.fromkeys(
         ("at_ties", "apart", "classes", "classes_apart", "right", "student_right"), 0
     )
-    images, difference, shown = 0, 0.0, None
+    images, in_vain, difference, shown = 0, 0, 0.0, None
     for number, (batch, labels) in enumerate(batches):
         if number == len(answers):
             with torch.inference_mode():
@@ -88,9 +88,12 @@ def agreement(
             differing = batch[far.to(batch.device)]
             outputs = shown.run(as_array(differing))
             followed = follows(student, differing, outputs, got[far]).clone()
-            if len(left := (~followed).nonzero().flatten()) <= FEW:
-                for i in left:
-                    followed[i] = tips(student, differing[i], got[far][i])
+            for i in (~followed).nonzero().flatten():
+                own = {name: each[i] for name, each in outputs.items() if name != LOGITS}
+                followed[i] = in_vain < FEW and any(
+                    tips(student, differing[i], got[far][i], outputs=start) for start in (None, own)
+                )
+                in_vain += not followed[i]
             at_ties[far] = followed
         largest = expected.abs().amax(1).clamp(min=torch.finfo().tiny)  # (B,)
         top = expected.topk(2).values if expected.shape[1] > 1 else expected.repeat(1, 2)

@@ -5,9 +5,10 @@ that close to the middle between two grid points, one rounds it up and the other
 differ by a whole step, though neither program is wrong. It is shown in one of two ways. Either the
 student is given the file's own roundings, each of which must be one that its own value allows, and
 must then come to the file's logits (`follows`). Or, as a runtime may compile another program where
-roundings are outputs, it rounds a few of its own values at ties the other way (`tips`).
+roundings are outputs, a few of those at ties are turned the other way first (`tips`).
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from akt_lab.quantizer import ActivationQuantizer
 
 CLOSE = 1e-4  # of an image's largest logit
 TIE = 1e-3  # of a step, from the middle between two grid points
-NEAREST, AT_ONCE = 32, 64  # values at ties that are tried, images that are computed together
+NEAREST, AT_ONCE = 48, 64  # values at ties that are tried, images that are computed together
+BEST = 4  # sets of them that are gone on from
 
 Rounded = Callable[[str, ActivationQuantizer, Tensor], Tensor]
 
@@ -92,58 +94,86 @@ class Tipped(NamedTuple):
 
 
 @torch.inference_mode()
-def tips(student: nn.Module, image: Tensor, logits: Tensor, most: int = 2) -> bool:
+def tips(
+    student: nn.Module,
+    image: Tensor,
+    logits: Tensor,
+    most: int = 6,
+    outputs: Mapping[str, np.ndarray] | None = None,
+) -> bool:
     """Whether the student comes to these logits if it rounds values at ties the other way.
 
-    Of the values that lie `TIE` from the middle, the `NEAREST` to it are tried: each alone, then
-    each with one that follows it, and so on.
+    Of the values that lie `TIE` from the middle, the `NEAREST` to it are turned, each alone; then
+    one more, in each of the `BEST` that came nearest to the logits; and so on. So it may miss what
+    is there, but what it finds is exact.
 
     Args:
         student: from `quantize_model`.
         image: (channels, H, W).
         logits: (classes,).
         most: how many values at once.
+        outputs: from where it starts, `rounded/NAME` of this image alone, wherever the student's
+            value allows them; from its own roundings where None.
     """
-    tried: list[tuple[Tipped, ...]] = [()]
+    start = {
+        name: torch.from_numpy(each).to(image.device) for name, each in (outputs or {}).items()
+    }
+    tried: list[frozenset[Tipped]] = [frozenset()]
     for _ in range(most + 1):
-        further: list[tuple[Tipped, ...]] = []
-        for start in range(0, len(tried), AT_ONCE):
-            group = tried[start : start + AT_ONCE]
-            made, ties = _with(student, image.expand(len(group), *image.shape), group)
-            if (apart(logits.expand(len(made), -1), made) <= CLOSE).any():
-                return True
-            pairs = zip(group, ties, strict=True)
-            further += [(*done, tie) for done, own in pairs for tie in own]
-        tried = further
+        found: list[tuple[float, frozenset[Tipped], list[Tipped]]] = []
+        for first in range(0, len(tried), AT_ONCE):
+            group = tried[first : first + AT_ONCE]
+            made, ties = _with(student, image.expand(len(group), *image.shape), group, start)
+            off = apart(logits.expand(len(made), -1), made).tolist()
+            found += zip(off, group, ties, strict=True)
+        found = sorted(found, key=operator.itemgetter(0))[:BEST]
+        if found and found[0][0] <= CLOSE:
+            return True
+        further = dict.fromkeys(done | {tie} for _, done, own in found for tie in own)
+        tried = list(further)
     return False
 
 
 def _with(
-    student: nn.Module, images: Tensor, tipped: list[tuple[Tipped, ...]]
+    student: nn.Module,
+    images: Tensor,
+    tipped: list[frozenset[Tipped]],
+    start: Mapping[str, Tensor],
 ) -> tuple[Tensor, list[list[Tipped]]]:
-    """Logits with each image's values tipped; and of each, what lies nearest to ties after them."""
+    """Logits with each image's values tipped; and of each, which others lie nearest to ties.
+
+    Where one of them is at no tie any more, as another has moved it, logits are NaN.
+    """
     found: list[list[tuple[float, Tipped]]] = [[] for _ in tipped]
+    wrong: set[int] = set()
     use = 0
 
     def given(name: str, quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
         nonlocal use
         steps, scale = on_grid(quantizer, x)
         whole = steps.round()
-        other = whole + (steps - whole).sign()
-        away = (0.5 - (steps - whole).abs()).flatten(1)
-        whole, other = whole.flatten(1), other.flatten(1)
+        if (of_file := start.get(f"rounded/{name}")) is not None:
+            theirs = of_file / scale
+            fits = (theirs - theirs.round()).abs() <= TIE
+            fits = fits & ((theirs - steps).abs() <= 0.5 + TIE)  # (B, ...)
+            whole = torch.where(fits, theirs.round(), whole)
+        other = (whole + (steps - whole).sign()).flatten(1)
+        away = (0.5 - (steps - whole).abs()).abs().flatten(1)
+        whole = whole.flatten(1)
+        near = away.topk(min(NEAREST, away.shape[1]), largest=False)
         for image, (done, own) in enumerate(zip(tipped, found, strict=True)):
             for each in done:
                 if each.use == use:
                     whole[image, each.place] = other[image, each.place]
-            if not done or use >= done[-1].use:
-                near = away[image].topk(min(NEAREST, away.shape[1]), largest=False)
-                pairs = zip(near.values.tolist(), near.indices.tolist(), strict=True)
-                ties = ((off, Tipped(use, i)) for off, i in pairs if off <= TIE)
-                own += [(off, tie) for off, tie in ties if not done or tie > done[-1]]
+                    if away[image, each.place] > TIE:
+                        wrong.add(image)
+            pairs = zip(near.values[image].tolist(), near.indices[image].tolist(), strict=True)
+            ties = ((off, Tipped(use, i)) for off, i in pairs if off <= TIE)
+            own += [(off, tie) for off, tie in ties if tie not in done]
         use += 1
         return whole.view_as(steps) * scale
 
     with rounding(student, given):
         made = student(images).float().cpu()
+    made[sorted(wrong)] = torch.nan
     return made, [[tie for _, tie in sorted(own)[:NEAREST]] for own in found]
