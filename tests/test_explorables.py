@@ -62,7 +62,8 @@ def test_what_runs_a_network_is_short():
 def test_a_student_is_the_runs_own(data, explore, digits):
     assert len(list(students(data))) == 12
     for kind, bits, student in students(data):
-        assert student["accuracy"] == Run(explore[1] / f"{kind}-{bits}").record["accuracy"]["last"]
+        own = Run(explore[1] / f"{kind}-{bits}").record["accuracy"]["last"]
+        assert student["accuracy"] == pytest.approx(own, abs=0.4)  # two images may lie on a tie
     for one in (data["teacher"], *(student for _, _, student in students(data))):
         wrong = len(one["wrong"]) / len(digits.images)
         assert one["accuracy"] == pytest.approx(100 * (1 - wrong), abs=0.006)
