@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults test-browser lab lint figures notebooks course-zip site clean
+.PHONY: demo test faults test-browser lab lint figures notebooks course-zip page site clean
 
 demo: .venv/ready
 	$(BIN)/akt-lab demo
@@ -37,7 +37,11 @@ notebooks: .venv/ready
 course-zip: .venv/ready
 	$(BIN)/python notebooks/course.py zip
 
-site: .venv/ready build/notebooks/8-to-the-edge.ipynb
+# Four pictures that answer as one touches them, in one file: build/explore.html.
+page: .venv/ready
+	$(BIN)/python site/explorables/page.py
+
+site: .venv/ready build/notebooks/8-to-the-edge.ipynb course-zip
 	$(BIN)/python site/build.py
 
 build/notebooks/8-to-the-edge.ipynb: .venv/ready

@@ -1,11 +1,13 @@
 """The static site: `python site/build.py` gathers its sources and has Sphinx build them, offline.
 
-Reads the executed notebooks in build/notebooks (`make notebooks`), figures/ and START-HERE.md;
-writes build/site. Widgets need a kernel, so each is replaced by what it shows first.
+Reads the executed notebooks in build/notebooks (`make notebooks`), figures/, results/, the course's
+zip, START-HERE.md and INSTRUCTORS.md; writes build/site, with the page of four pictures beside it
+(explorables/). Widgets need a kernel, so each is replaced by what it shows first.
 """
 
 import argparse
 import html
+import json
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from akt_lab.analysis.intervals import mean_interval
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 VIEW, STATE = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("view", "state"))
+PLAIN = {"method": "adadfq", "ranges": "ema", "gradient": "identity"}
 CONTROLS = ("Slider", "Dropdown", "Button", "Checkbox", "Play", "Text", "Radio")
 
 
@@ -27,14 +32,46 @@ def gather(notebooks: Path, source: Path) -> None:
         sys.exit(f"no executed notebooks in {notebooks}: run `make notebooks` first")
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
-    for name in ("conf.py", "index.md", "promises.md"):
+    for name in ("conf.py", "promises.md"):
         shutil.copy(HERE / name, source)
+    alt = json.loads((ROOT / "figures" / "accuracy_by_bits.json").read_text())["alt"]
+    index = (HERE / "index.md").read_text().replace("{{answer}}", answer(ROOT / "results"))
+    (source / "index.md").write_text(index.replace("{{alt}}", html.escape(alt)))
     shutil.copytree(HERE / "static", source / "static")
     shutil.copytree(ROOT / "figures", source / "figures")
     shutil.copy(ROOT / "notebooks" / "START-HERE.md", source / "start-here.md")
+    shutil.copy(ROOT / "notebooks" / "INSTRUCTORS.md", source / "for-teachers.md")
     for place in found:
         book = nbformat.read(place, as_version=4)
         nbformat.write(without_widgets(book), source / "notebooks" / place.name)
+
+
+def answer(results: Path) -> str:
+    """One line from the runs on photographs: what AKT, and what learned ranges, add to plain."""
+    lines = [
+        json.loads(line)
+        for name in ("photographs.jsonl", "recipe.jsonl")
+        for line in (results / name).read_text().splitlines()
+    ]
+
+    def by_seed(**wanted: str) -> dict[int, float]:
+        return {
+            line["settings"]["seed"]: line["accuracy"]["last"]
+            for line in lines
+            if all(line["settings"][name] == value for name, value in wanted.items())
+        }
+
+    def gain(**changed: str) -> str:
+        plain, other = by_seed(**PLAIN), by_seed(**PLAIN | changed)
+        seeds = sorted(plain.keys() & other)
+        mean, low, _ = mean_interval([other[seed] - plain[seed] for seed in seeds])
+        return f"{mean:+.1f} ± {mean - low:.1f} points ({len(seeds)} seeds)"
+
+    akt, ranges = gain(method="adadfq+akt", variant="code"), gain(ranges="learned")
+    return (
+        "on photographs at 3 bits, over plain distillation with equal images, AKT as its code "
+        f"meant it: {akt}; activation ranges that are learned, without AKT: {ranges}."
+    )
 
 
 def without_widgets(book: NotebookNode) -> NotebookNode:
@@ -74,13 +111,24 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--notebooks", type=Path, default=ROOT / "build" / "notebooks")
+    parser.add_argument("--zip", type=Path, default=ROOT / "build" / "akt-lab-course.zip")
+    parser.add_argument("--runs", type=Path, default=ROOT / "build" / "explorables")
+    parser.add_argument("--quick", action="store_true", help="the page after a step or two")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
     asked = parser.parse_args()
     source = asked.out.with_name(f"{asked.out.name}-source")
     gather(asked.notebooks, source)
+    if not asked.zip.exists():
+        sys.exit(f"no {asked.zip}: run `make course-zip` first")
     shutil.rmtree(asked.out, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going"]
     done = subprocess.run([*command, "-d", f"{source}/.doctrees", str(source), str(asked.out)])
+    if done.returncode:
+        return done.returncode
+    shutil.copy(asked.zip, asked.out / "akt-lab-course.zip")
+    page = [sys.executable, str(HERE / "explorables" / "page.py"), "--in-site"]
+    page += ["--runs", str(asked.runs), *(["--quick"] if asked.quick else [])]
+    done = subprocess.run([*page, "--out", str(asked.out / "explore.html")])
     if done.returncode == 0:
         print(f"{asked.out}/index.html")
     return done.returncode

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg"
+ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "cifar10-jpeg"
 SMALL = {"batch_size": 8, "epochs": 3, "steps": 3, "warmup_epochs": 1}  # a run of seconds
 
 
@@ -60,6 +63,18 @@ def digits(cache):
     from akt_lab.benches import BenchSpec, load_bench
 
     return load_bench(BenchSpec(), progress=False)
+
+
+@pytest.fixture(scope="session")
+def explore(digits, tmp_path_factory):
+    """The page of four pictures after a step or two of everything; and the folder of its runs."""
+    folder = tmp_path_factory.mktemp("explore")
+    script = ROOT / "site" / "explorables" / "page.py"
+    command = [sys.executable, str(script), "--quick", "--workers", "0"]
+    command += ["--runs", str(folder / "runs"), "--out", str(folder / "explore.html")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "explore.html", folder / "runs"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from akt_course.show import as_html
+from akt_lab.analysis.tables import load, summarise
 
 ROOT = Path(__file__).parents[1]
 REMOTE = re.compile(r"^(https?:)?//")
@@ -63,7 +64,7 @@ def widget(models):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, explore):
     """One executed notebook by hand: a picture, a slider with its picture, a bar, a formula."""
     import matplotlib.pyplot as plt
 
@@ -93,9 +94,11 @@ def site(tmp_path_factory):
     })  # fmt: skip
     (folder / "notebooks").mkdir()
     nbformat.write(book, folder / "notebooks" / "1-by-hand.ipynb")
+    (folder / "course.zip").write_bytes(b"the course")
     command = [sys.executable, str(ROOT / "site" / "build.py"), "--out", str(folder / "html")]
+    command += ["--notebooks", str(folder / "notebooks"), "--zip", str(folder / "course.zip")]
     done = subprocess.run(
-        [*command, "--notebooks", str(folder / "notebooks")], capture_output=True, text=True
+        [*command, "--quick", "--runs", str(explore[1])], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return folder / "html"
@@ -134,6 +137,33 @@ def test_a_widget_leaves_its_picture_and_a_line(site):
     assert [i["alt"] for i in page.images] == ["a line <up>", "by slider <up>"]
     assert "In a running notebook: bits." in page.words
     assert "hidden = 1" not in page.words
+
+
+def test_the_start_page_leads_everywhere(site):
+    index = (site / "index.html").read_text()
+    for name in ("explore.html", "akt-lab-course.zip", "start-here.html", "for-teachers.html"):
+        assert f'href="{name}"' in index
+        assert (site / name).exists()
+    assert (site / "akt-lab-course.zip").read_bytes() == b"the course"
+    assert "{{" not in index
+
+
+def test_the_answer_is_that_of_the_results(site):
+    """Which `akt-lab table` and benchmarks/pieces.py print."""
+    found = summarise(load([ROOT / "results" / "photographs.jsonl"])).to_dict("records")
+    code = [c for c in found if c["method"] == "adadfq+akt" and c["variant"] == "code"]
+    (gain,) = [c["gain_last"] for c in code]
+    words = Page((site / "index.html").read_text()).words
+    assert re.search(
+        rf"AKT as its code\s+meant it: \{gain:+.1f} ± [\d.]+ points \(3 seeds\)", words
+    )
+
+
+def test_the_page_links_to_the_notebooks(site):
+    page = (site / "explore.html").read_text()
+    links = re.findall(r'href="(notebooks/[^"]+)"', page)
+    stems = {path.stem for path in (ROOT / "notebooks").glob("[1-4]-*.ipynb")}
+    assert {Path(link).stem for link in links} == stems
 
 
 def test_without_notebooks_one_line_says_so(tmp_path):

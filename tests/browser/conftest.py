@@ -81,7 +81,7 @@ def watched(browser, viewport, name):
 
 def _is_here(url):
     parts = urlsplit(url)
-    return parts.scheme in ("data", "blob") or parts.hostname in ("127.0.0.1", "localhost")
+    return parts.scheme in ("data", "blob", "file") or parts.hostname in ("127.0.0.1", "localhost")
 
 
 # ---- servers ------------------------------------------------------------------------------------
