@@ -19,7 +19,9 @@ BatchNormStatistics = tuple[Tensor, Tensor, Tensor, Tensor]
 Terms = dict[str, Tensor]
 EPS = 1e-5  # keeps the root of a dead channel's variance differentiable
 PARTS = ("both", "spatial", "channel")
-LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0}
+LAMBDA = {"paper": 1.0, "code": 1000.0, "published": 0.0, "placebo": 1.0}
+VARIANTS = tuple(LAMBDA)
+SHARED = ("paper", "placebo")  # variants in which alpha shares the loss out
 
 
 # ---- the student's ------------------------------------------------------------------------------
@@ -76,18 +78,22 @@ def akt_terms(
     `paper`:     alpha * lam * L_RFD + (1 - alpha) * L_logit
     `code`:      L_logit + lam * L_RFD   (alpha is never read)
     `published`: L_logit                 (L_RFD is exactly zero)
+    `placebo`:   alpha * lam * L_MSE + (1 - alpha) * L_logit
+
+    `placebo` is ours, to compare with: `paper` with `map_error` in place of refined features. What
+    gains no more than that gains by distilling features at all, not by refining them.
 
     Args:
         logit_terms: the method's own terms.
         student_maps: feature maps (B, C_i, H_i, W_i).
         teacher_maps: the same layers of the teacher.
-        variant: which of the three.
-        alpha: share of the features, of `paper`.
+        variant: one of `VARIANTS`.
+        alpha: share of the features, of `paper` and `placebo`.
         lam: weight of L_RFD; 1 for `paper` and 1000 for `code` where None.
         parts: which of L_RFD's, one of `PARTS`: an ablation where not both.
 
     Returns:
-        The terms of `logit_terms`, weighted, and `spatial` and `channel`.
+        The terms of `logit_terms`, weighted, and `spatial` and `channel`, or `placebo`.
     """
     if variant not in LAMBDA:
         raise unknown("variant", variant, LAMBDA)
@@ -96,16 +102,38 @@ def akt_terms(
     if variant == "published":
         return logit_terms
     lam = LAMBDA[variant] if lam is None else lam
-    feature_weight = alpha * lam if variant == "paper" else lam
-    spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
+    feature_weight = alpha * lam if variant in SHARED else lam
     weighted = {name: logit_weight(variant, alpha) * term for name, term in logit_terms.items()}
+    if variant == "placebo":
+        return weighted | {"placebo": feature_weight * map_error(student_maps, teacher_maps)}
+    spatial, channel = attention_divergences(student_maps, teacher_maps, variant)
     features = {"spatial": feature_weight * spatial, "channel": feature_weight * channel}
     return weighted | {name: term for name, term in features.items() if parts in ("both", name)}
 
 
 def logit_weight(variant: str, alpha: float) -> float:
     """Of the method's own terms in a student's loss with AKT; see `akt_terms`."""
-    return 1 - alpha if variant == "paper" else 1.0
+    return 1 - alpha if variant in SHARED else 1.0
+
+
+def map_error(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    """Mean squared error of feature maps as they are, mean over the maps: FitNets' hints.
+
+    Without its regressor, which maps of one shape do not need (Romero et al., ICLR 2015).
+
+    Args:
+        student_maps: feature maps (B, C_i, H_i, W_i).
+        teacher_maps: the same layers of the teacher; detached here.
+
+    Raises:
+        AktError: if there are no maps, or they do not pair up.
+
+    >>> map_error([torch.zeros(1, 2, 3, 3)], [2 * torch.ones(1, 2, 3, 3)]).item()
+    4.0
+    """
+    check_maps(student_maps, teacher_maps)
+    pairs = zip(student_maps, teacher_maps, strict=True)
+    return torch.stack([F.mse_loss(s, t.detach()) for s, t in pairs]).mean()
 
 
 def akt_loss(

@@ -124,9 +124,11 @@ class Settings:
         SHARE,
     ] = 0.0
     temperature: Annotated[float, "of the logit loss", TEMPERATURE] = 20.0
-    variant: Annotated[str, "of AKT: paper, code or published", OneOf("attention.VARIANTS")] = (
-        "paper"
-    )
+    variant: Annotated[
+        str,
+        "of AKT: paper, code or published; or placebo, to compare with: squared error of the maps",
+        OneOf("losses.VARIANTS"),
+    ] = "paper"
     parts: Annotated[
         str,
         "of AKT's features: both, or spatial or channel alone for an ablation",
@@ -141,12 +143,14 @@ class Settings:
     last_maps: Annotated[int, "how many of them, from the last one back; 0 for all", WEIGHT] = 0
     pool: Annotated[int, "images that are optimised once, by methods that do so", COUNT] = 0
     pool_steps: Annotated[int, "steps of Adam for each of them", COUNT] = 500
-    alpha: Annotated[float, "share of the features in the loss of AKT's `paper`", SHARE] = 0.5
+    alpha: Annotated[
+        float, "share of the features in the loss of AKT's `paper` and `placebo`", SHARE
+    ] = 0.5
     lam: Annotated[
         float | None,
         "weight of AKT's features (default: 1000 for `code`; for `paper`, whose own is not at "
-        "hand, the one at which both losses' gradients at the student's weights have the same norm "
-        "at its first step)",
+        "hand, and `placebo` the one at which both losses' gradients at the student's weights have "
+        "the same norm at its first step)",
         WEIGHT,
     ] = None
     ranges: Annotated[
@@ -380,8 +384,10 @@ def _unread(settings: Settings) -> dict[str, str]:
     if not method.akt:
         names = ["variant", "parts", "maps", "last_maps", "alpha", "lam"]
         unread |= dict.fromkeys(names, "it has no AKT")
-    elif settings.variant != "paper":
+    elif settings.variant not in ("paper", "placebo"):
         unread |= {"alpha": f"its variant is {settings.variant}"}
+    if method.akt and settings.variant == "placebo":
+        unread |= {"parts": "its variant is placebo"}
     if method.akt and settings.variant == "published":
         unread |= dict.fromkeys(["lam", "parts", "maps", "last_maps"], "its variant is published")
     if not method.hard_labels:

@@ -9,6 +9,7 @@ import torch
 from akt_lab.benches import BenchSpec, load_bench
 from akt_lab.commands import main
 from akt_lab.files import load_tensors
+from akt_lab.losses import VARIANTS
 from akt_lab.methods import METHODS, get_method
 from akt_lab.runs import recorded_steps, sweep, training
 from akt_lab.runs.folder import Run
@@ -26,7 +27,7 @@ SIZES = {"batch_size": 8, "epochs": 3, "steps": 6, "warmup_epochs": 1}
 KINDS = [
     (name, variant, {})
     for name, method in METHODS.items()
-    for variant in (("paper", "code", "published") if method.akt else ("paper",))
+    for variant in (VARIANTS if method.akt else ("paper",))
 ]
 KINDS += [
     ("gdfq", "paper", {"low_pass": 3.0, "min_confidence": 0.2, "average": 0.9}),

@@ -135,10 +135,34 @@ def test_akt_variants():
         losses.akt_loss(S, T, a, b, "other")
 
 
-def test_akt_loss_is_zero_with_zero_gradient_at_the_teacher():
+def test_placebo_is_the_paper_s_loss_of_other_features():
+    a, b, kd = feature_maps(1), feature_maps(2), losses.kd_loss(S, T)
+    squares = [((s - t) ** 2).mean() for s, t in zip(a, b, strict=True)]
+    placebo = losses.akt_terms({"kd": kd}, a, b, "placebo", alpha=0.3, lam=7.0)
+    assert {*placebo} == {"kd", "placebo"}
+    assert placebo["placebo"].item() == pytest.approx(0.3 * 7 * np.mean(squares))
+    assert placebo["kd"].item() == pytest.approx(0.7 * kd.item())
+    assert losses.akt_terms({}, a, b, "placebo", alpha=1.0)["placebo"].item() == pytest.approx(
+        np.mean(squares)
+    )
+    with pytest.raises(AktError, match="must pair up"):
+        losses.map_error(a, b[:1])
+
+
+def test_map_error_reaches_the_student_only():
+    student, teacher = feature_maps(6), feature_maps(7)
+    student[0].requires_grad_(), teacher[0].requires_grad_()
+    losses.map_error(student, teacher).backward()
+    expected = (student[0] - teacher[0]).detach() * 2 / student[0].numel() / 2  # of two maps
+    assert torch.allclose(student[0].grad, expected)
+    assert teacher[0].grad is None
+
+
+@pytest.mark.parametrize("variant", ["paper", "placebo"])
+def test_akt_loss_is_zero_with_zero_gradient_at_the_teacher(variant):
     maps = [m.requires_grad_() for m in feature_maps(3)]
     s = T.clone().requires_grad_()
-    loss = losses.akt_loss(s, T, maps, [m.detach() for m in maps])
+    loss = losses.akt_loss(s, T, maps, [m.detach() for m in maps], variant)
     assert abs(loss.item()) < 1e-12
     assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(loss, [s, *maps]))
 

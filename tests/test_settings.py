@@ -141,6 +141,7 @@ def test_the_papers_budgets():
         ({"method": "adadfq"}, "alpha", "--alpha is not read by adadfq: it has no AKT"),
         ({"method": "adadfq+akt", "variant": "code"}, "alpha", "its variant is code"),
         ({"method": "gdfq+akt", "variant": "published"}, "lam", "its variant is published"),
+        ({"method": "gdfq+akt", "variant": "placebo"}, "parts", "its variant is placebo"),
         ({"method": "gdfq"}, "parts", "it has no AKT"),
         ({"method": "gdfq"}, "maps", "it has no AKT"),
         ({"method": "ptq"}, "student_lr", "it trains no student"),

@@ -6,6 +6,7 @@ from torch import nn
 
 from akt_lab import step
 from akt_lab.graph import capture_bn_inputs
+from akt_lab.losses import VARIANTS
 from akt_lab.methods import METHODS, get_method
 from akt_lab.quantizer import freeze_ranges
 from akt_lab.runs.networks import prepare
@@ -16,7 +17,7 @@ TRAINED = [
     (name, variant)
     for name, method in METHODS.items()
     if method.trains
-    for variant in (("paper", "code", "published") if method.akt else ("paper",))
+    for variant in (VARIANTS if method.akt else ("paper",))
 ]
 
 
@@ -89,8 +90,9 @@ def test_every_term_is_alive_and_reaches_what_it_should_train(digits, monkeypatc
     of_student = [n.removeprefix("student/") for n in terms if n.startswith("student/")]
     of_generator = [n.removeprefix("generator/") for n in terms if n.startswith("generator/")]
     of_student.remove("gradient_norm")
-    features = {"spatial", "channel"} if run.settings.uses_features else set()
-    assert {"spatial", "channel"} & set(of_student) == features
+    features = {"placebo"} if variant == "placebo" else {"spatial", "channel"}
+    features = features if run.settings.uses_features else set()
+    assert {"spatial", "channel", "placebo"} & set(of_student) == features
     for name in of_student:
         value, reach, _ = seen[name]
         assert value != 0, name
@@ -195,6 +197,7 @@ IN_SETTINGS = [
     ("gdfq", "paper", {"ranges": "pnorm", "weight_ranges": "pnorm"}),
     ("adadfq+akt", "paper", {"parts": "spatial", "lam": 3.0, "average": 0.9}),
     ("adadfq+akt", "code", {"lam": 30.0, "maps": "relu"}),
+    ("adadfq+akt", "placebo", {"lam": 0.5}),
 ]
 
 
@@ -213,7 +216,8 @@ def test_shared_graph_of_every_kind_of_step(digits, monkeypatch, method, variant
 
     def a_run(seed, **values):
         lam = {"lam": more["lam"] * (1 + seed)} if "lam" in more else {}
-        asked = {**more, **lam, "seed": seed, "student_lr": 1e-4 * (1 + seed), **values}
+        rate = get_method(method).student_lr * (1 + seed)
+        asked = {**more, **lam, "seed": seed, "student_lr": rate, **values}
         run = past_warm_up(tiny, method=method, variant=variant, **asked)
         for network in (run.teacher, run.student, run.generator):
             network.double()

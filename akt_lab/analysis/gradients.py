@@ -30,7 +30,8 @@ from akt_lab.runs.networks import prepare
 from akt_lab.settings import Settings
 from akt_lab.step import balanced_lambda, train_step
 
-LOSSES = ("ce", "kd", "paper", "code", "published")
+VARIANTS = ("paper", "code", "published")
+LOSSES = ("ce", "kd", *VARIANTS)
 LIMIT = 10.0  # largest over median norm: above, we call it an explosion
 NOISE = 1e-6  # of the weights' norm: a gradient below it is rounding, and has no direction
 DRAWN_AFTER = 200  # steps of the generator, which then draws what a study sees
@@ -117,7 +118,8 @@ def study(
         A row for each case, step and layer: the fields of `Case` and the seed; `norm`, L2 norm of
         the weight's gradient; `weight_norm`; `reference_norm` and `cosine`, against the gradient
         of the full-precision network with the same weights (NaN where that is noise, and in a case
-        without `reference`). A case whose gradient is not finite ends there.
+        without `reference`); `kd_norm`, of the distillation loss's gradient alone, where that is a
+        part of the loss. A case whose gradient is not finite ends there.
     """
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(cases) * len(images), unit="step", disable=not progress)
@@ -146,6 +148,9 @@ def _train(
         at_full = (
             gradients_of(full, seen, x, y, case.loss, lam, of=student) if case.reference else {}
         )
+        plain = gradients if case.loss == "kd" else {}
+        if case.loss in VARIANTS:
+            plain = gradients_of(student, seen, x, y, "kd")
         weights = dict(student.named_parameters())
         yield [
             {
@@ -153,6 +158,7 @@ def _train(
                 "step": step,
                 "layer": name,
                 **_compare(weights[name], g, at_full.get(name)),
+                "kd_norm": plain[name].norm().item() if plain else math.nan,
             }
             for name, g in gradients.items()
             if weights[name].ndim > 1
@@ -324,9 +330,10 @@ def by_step(found: pd.DataFrame) -> pd.DataFrame:
         found: what `study` returns.
 
     Returns:
-        A row for each case and step: `norm`, `weight_norm`, `reference_norm`, and `cosine`.
+        A row for each case and step: `norm`, `weight_norm`, `reference_norm`, `kd_norm`, and
+        `cosine`.
     """
-    squares = {n: found[n] ** 2 for n in ("norm", "weight_norm", "reference_norm")}
+    squares = {n: found[n] ** 2 for n in ("norm", "weight_norm", "reference_norm", "kd_norm")}
     product = (found["cosine"] * found["norm"] * found["reference_norm"]).fillna(0.0)
     sums = found.assign(**squares, product=product).groupby([*CASE, "step"], sort=False)[
         [*squares, "product"]
@@ -344,7 +351,9 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
     full-precision gradient at the same weights; `cosine`: with it; `explosion`: largest norm over
     the median one; `exploded`: whether that is above ten, or a norm was not finite; `largest_at`:
     at which step, from 1; `explosion_later`: as `explosion`, of the steps after the first five, in
-    which a student that was rounded just now finds its feet.
+    which a student that was rounded just now finds its feet. `kd_tail` and `kd_spread`, of the
+    distillation loss's gradient along the way of whatever loss trains: the 99th percentile over the
+    median of its norm, and the standard deviation of the norm's logarithm.
     """
     return pd.DataFrame(
         {**dict(zip(CASE, key, strict=True)), **_summary(steps)}
@@ -357,6 +366,9 @@ def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
     norms = steps["norm"].where(~(steps["norm"] < noise), 0.0)
     burst, later = explosion(norms), explosion(norms, skip=FIRST_STEPS)
     reference = steps["reference_norm"].where(steps["reference_norm"] > noise)
+    plain = steps["kd_norm"].where(steps["kd_norm"] > noise)
+    if not np.isfinite(steps["kd_norm"]).all():  # what broke off has no usual size
+        plain *= math.nan
     return {
         "steps": len(steps),
         "norm": steps["norm"].median(),
@@ -367,6 +379,8 @@ def _summary(steps: pd.DataFrame) -> Mapping[str, Any]:
         "exploded": burst.exploded,
         "largest_at": burst.step + 1,
         "explosion_later": later.ratio,
+        "kd_tail": plain.quantile(0.99) / plain.median(),
+        "kd_spread": np.log(plain).std(),
     }
 
 

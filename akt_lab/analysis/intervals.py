@@ -4,34 +4,82 @@ Of one sample, as our tables and figures print them; and of many experiments at 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from akt_lab.errors import AktError
 
+CONFIDENCE = 0.95
 ENDS = (2.5, 97.5)  # percentiles
 MOST_SEEDS = 100_000
 
 
-def mean_interval(values: Sequence[float], grain: float = 0.0) -> tuple[float, float, float]:
-    """Mean of a sample and its 95% t-interval; (mean, low, high), NaN where it has none.
+def mean_interval(
+    values: Sequence[float], grain: float = 0.0, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Mean of a sample and its t-interval; (mean, low, high), NaN where it has none.
 
     Args:
         values: one a seed.
-        grain: the least difference that can be measured, here of one image; the sample's spread
-            counts as no less than that of rounding to it, so that a few equal values do not pass
-            for certainty.
+        grain: the least difference that can be measured, here of one image; see `spread_of`.
+        confidence: of the interval, as a share.
     """
     if len(values) == 0:
         return (math.nan,) * 3
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, math.nan, math.nan
-    spread = max(float(np.std(values, ddof=1)), grain / math.sqrt(12))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    half = reach * spread_of(values, grain) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def spread_of(values: Sequence[float], grain: float = 0.0) -> float:
+    """Standard deviation of a sample; no less than that of rounding to `grain`.
+
+    So a few equal values, each known to one image, do not pass for certainty. NaN of one value.
+    """
+    if len(values) < 2:
+        return math.nan
+    return max(float(np.std(values, ddof=1)), grain / math.sqrt(12))
+
+
+def p_value(values: Sequence[float], mean: float, grain: float = 0.0) -> float:
+    """Of the two-sided t-test that a sample's mean is `mean`; 1 of fewer than two values.
+
+    >>> round(p_value([1.0, 2.0, 3.0], mean=2.0), 3)
+    1.0
+    """
+    if len(values) < 2:
+        return 1.0
+    distance = abs(float(np.mean(values)) - mean)
+    error = spread_of(values, grain) / math.sqrt(len(values))
+    if not error:
+        return float(distance == 0)
+    return float(2 * stdtr(len(values) - 1, -distance / error))
+
+
+def holm_confidences(p_values: Sequence[float], confidence: float = CONFIDENCE) -> list[float]:
+    """The confidence with which each of several hypotheses is tested, by Holm's procedure (1979).
+
+    The smallest of m p-values is held against (1 - confidence) / m, the next one against
+    (1 - confidence) / (m - 1), and so on to the first that fails; all after it fail, too, and
+    share its level. A hypothesis is rejected if the interval of its confidence leaves it out.
+    All of them together reject a true one with probability 1 - confidence at most.
+
+    >>> [round(c, 3) for c in holm_confidences([0.5, 0.001])]
+    [0.95, 0.975]
+    """
+    m, found = len(p_values), [confidence] * len(p_values)
+    left = m
+    for place in sorted(range(m), key=lambda i: p_values[i]):
+        found[place] = 1 - (1 - confidence) / left
+        if p_values[place] <= (1 - confidence) / left:
+            left -= 1
+    return found
 
 
 def proportion_interval(percent: float, images: int) -> tuple[float, float]:
@@ -68,7 +116,7 @@ def t_intervals(samples: np.ndarray) -> np.ndarray:
     count = samples.shape[1]
     if count < 2:
         return np.full((len(samples), 2), math.nan)
-    half = stats.t.ppf(0.975, count - 1) * samples.std(axis=1, ddof=1) / math.sqrt(count)
+    half = stdtrit(count - 1, 0.975) * samples.std(axis=1, ddof=1) / math.sqrt(count)
     mean = samples.mean(axis=1)
     return np.stack([mean - half, mean + half], axis=1)
 
@@ -78,12 +126,13 @@ def covers(intervals: np.ndarray, truth: float) -> np.ndarray:
     return (intervals[:, 0] <= truth) & (truth <= intervals[:, 1])
 
 
-def seeds_needed(spread: float, resolution: float) -> int:
-    """The fewest seeds with which a 95% t-interval reaches at most `resolution` to either side.
+def seeds_needed(spread: float, resolution: float, confidence: float = CONFIDENCE) -> int:
+    """The fewest seeds with which a t-interval reaches at most `resolution` to either side.
 
     Args:
         spread: standard deviation of the paired differences, in points.
         resolution: half the interval's width that is wished for, in points.
+        confidence: of the interval, as a share.
 
     Raises:
         AktError: if not even 100,000 seeds would do.
@@ -91,9 +140,12 @@ def seeds_needed(spread: float, resolution: float) -> int:
     >>> seeds_needed(spread=0.7, resolution=0.5)
     11
     """
-    seeds = np.arange(2, MOST_SEEDS)
-    half = stats.t.ppf(0.975, seeds - 1) * spread / np.sqrt(seeds)
-    enough = seeds[half <= resolution]
-    if len(enough) == 0:
+
+    def fine(seeds: int) -> bool:  # once it is, it stays so
+        half = stdtrit(seeds - 1, (1 + confidence) / 2) * spread / math.sqrt(seeds)
+        return bool(half <= resolution)
+
+    found = bisect_left(range(MOST_SEEDS), True, lo=2, key=fine)
+    if found == MOST_SEEDS:
         raise AktError(f"{resolution:g} points is too fine for a spread of {spread:g} points")
-    return int(enough[0])
+    return found

@@ -50,7 +50,7 @@ SHOWN = 200  # real images for attention
 ROUNDING = (
     "weight_bits", "act_bits", "first_bits", "last_bits", "ranges", "weight_ranges", "gradient",
 )  # fmt: skip
-COST_BITS, COST_IMAGES = (2, 3, 4, 5, 8), 8
+COST_BITS, COST_IMAGES, COST_SEEDS = (2, 3, 4, 5, 8), 8, (0, 1, 2)
 CURVED_BITS, SHARPNESS, PROBES = (8, 4, 3, 2), (0.0, 0.5), 16
 SURFACE_BITS, POINTS = 3, 15
 PAIRS = 32  # of directions, for the asymmetry
@@ -197,19 +197,22 @@ def _maps(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
 def error_cost(runs: Sequence[Run], progress: bool = True) -> pd.DataFrame:
     """`error_cost.cost_of_error` of every map's own rounding, by bits, on synthetic images.
 
-    Adds layer, bits, and `random`: the cost per square of an error of random direction.
+    Adds seed (of the batch's generator), layer, bits, and `random`: the cost per square of an error
+    of random direction.
     """
     bench = bench_of(runs)
     teacher = graph_of(bench.teacher)
-    ((images, _),) = synthetic_batches(bench, 1, COST_IMAGES)
+    batches = {s: synthetic_batches(bench, 1, COST_IMAGES, s)[0][0] for s in COST_SEEDS}
     tables = []
-    bar = tqdm(residual_bodies(teacher), "cost of errors", unit="layer", disable=not progress)
-    for layer in bar:
+    places = list(product(batches, residual_bodies(teacher)))
+    bar = tqdm(places, "cost of errors", unit="layer", disable=not progress)
+    for seed, layer in bar:
+        images = batches[seed]
         operator, x = map_hessian(teacher, layer, images)
         random = len(x) * second_order.trace(operator, PROBES).value / (2 * operator.shape[0])
         for bits in COST_BITS:
             table = cost_of_error(teacher, layer, images, rounding_error(x, bits)).reset_index()
-            tables.append(table.assign(layer=layer, bits=bits, random=random))
+            tables.append(table.assign(seed=seed, layer=layer, bits=bits, random=random))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -1,217 +1,265 @@
-"""What the measurements say about each of the paper's claims, from the figures' own data.
+"""A verdict is an effect, its interval and a margin: three words, and more evidence moves them.
 
-A verdict reads the CSV that lies beside its figure, so that page and pictures cannot disagree.
+A claim says that an effect is greater than a margin, below which nobody would mind. It is
+`supported` where the whole interval lies above the margin, `contradicted` where it lies below
+(inside plus or minus the margin, or on the other side), and `undecided` in between. The margin is
+our choice: the word for others stands beside it.
 """
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from akt_lab.analysis.gradients import LIMIT, explosion
-from akt_lab.files import damaged
+from akt_lab.analysis.intervals import (
+    CONFIDENCE,
+    MOST_SEEDS,
+    holm_confidences,
+    mean_interval,
+    p_value,
+    seeds_needed,
+    spread_of,
+)
+from akt_lab.errors import AktError
 
-LOW_BITS = (2, 3)  # where the paper sees the trouble
-ATTENTION = ("spatial", "channel")  # parts of a feature map's error
+SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+MARGINS: Mapping[str, Sequence[float]] = {  # over which a word is shown
+    "points": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
+    "times": (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured for one claim.
+
+    Attributes:
+        claim: that the effect is greater than the margin, in words.
+        values: the effect, one a pair of runs: a difference in `points`, or how many `times` one is
+            the other. One that is not finite is a pair of which a run broke off.
+        unit: points or times.
+        margin: the effect below which nobody would mind, in the unit.
+        file: what was read.
+        command: what measures more; `{seeds}` in it stands for the seeds.
+        seeds_by: where the number of seeds is set, if not in the command.
+        teachers: each value's.
+        family: claims of one name are compared with each other, and corrected for it.
+        grain: the least difference that can be measured, in points.
+        more: what else stands in the row.
+    """
+
+    claim: str
+    values: Sequence[float]
+    unit: str
+    margin: float
+    file: str
+    command: str
+    teachers: Sequence[str] = ()
+    family: str = ""
+    grain: float = 0.0
+    seeds_by: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """Pairs of which a run broke off."""
+        return sum(not math.isfinite(self._scaled(v)) for v in self.values)
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a spread to hold the effect against, and no pair broke off."""
+        return len(self.sample) > 1 and not self.lost
+
+    @cached_property
+    def sample(self) -> list[float]:
+        """The values on a scale on which they add up (of `times`, logarithms): what is averaged.
+
+        One a pair; or where there are several teachers one a teacher, its pairs' mean: seeds of one
+        teacher say nothing about the next.
+        """
+        teachers = self.teachers or [""] * len(self.values)
+        of: dict[str, list[float]] = {}
+        for teacher, value in zip(teachers, self.values, strict=True):
+            if math.isfinite(scaled := self._scaled(value)):
+                of.setdefault(teacher, []).append(scaled)
+        if len(of) > 1:
+            return [float(np.mean(values)) for values in of.values()]
+        return [value for values in of.values() for value in values]
+
+    def _scaled(self, value: float) -> float:
+        if self.unit == "points":
+            return value
+        return math.log(value) if value > 0 else math.nan
+
+    def p_value(self, margin: float) -> float:
+        """Of the two-sided test that the effect is the margin."""
+        return p_value(self.sample, self._scaled(margin), self.grain)
+
+    def interval(self, confidence: float) -> tuple[float, float, float]:
+        """The effect and the ends of its interval, in the unit; NaN where there is none."""
+        found = mean_interval(self.sample, self.grain, confidence)
+        return found if self.unit == "points" else tuple(map(_exp, found))  # type: ignore[return-value]
+
+    def needed(self, confidence: float) -> int | None:
+        """Pairs (teachers, where there are several) that would tell this effect from the margin.
+
+        If effect and spread stay as they are. None where no number would, or nothing is known.
+        """
+        sample = self.sample
+        if len(sample) < 2:
+            return None
+        distance = abs(float(np.mean(sample)) - self._scaled(self.margin))
+        try:
+            return seeds_needed(spread_of(sample, self.grain), distance, confidence)
+        except AktError:  # not even MOST_SEEDS
+            return None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim, and what was found.
+    """What the evidence says of one claim.
 
     Attributes:
-        claim: in the paper's sense.
-        word: supported, mixed, not supported, or untested, and where.
-        numbers: what it rests on.
-        figure: the name of the figure that shows it; empty if there is none.
+        claim: in words.
+        effect: the mean; of `times` the geometric one. NaN where nothing was measured.
+        low, high: the ends of its interval; NaN where one pair or none was measured.
+        n: pairs of runs.
+        teachers: how many networks were quantized.
+        word: supported, contradicted or undecided.
+        file: what was read.
+        unit, margin: see `Evidence`.
+        confidence: of the interval, after Holm's correction over the family.
+        words: the word for each of several margins, each corrected for itself.
+        sd: the spread of what was averaged, in points or as a factor; NaN of fewer than two.
+        lost: pairs of which a run broke off: without them, the others prove nothing.
+        decide: what would decide it; empty where it is decided.
+        more: what else stands in the row.
     """
 
     claim: str
+    effect: float
+    low: float
+    high: float
+    n: int
+    teachers: int
     word: str
-    numbers: str
-    figure: str
+    file: str
+    unit: str
+    margin: float
+    confidence: float
+    words: Mapping[float, str]
+    sd: float
+    lost: int
+    decide: str
+    more: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def limits(self) -> str:
+        """For which margins which word holds.
 
-def _untested(claim: str, figure: str) -> Verdict:
-    return Verdict(claim, "untested", "Nothing was measured that could tell.", figure)
-
-
-# ---- gradients ----------------------------------------------------------------------------------
-
-
-def gradients_explode(table: pd.DataFrame) -> Verdict:
-    """From gradients_by_bits: does plain distillation have steps ten times the usual one?"""
-    about = "With plain distillation, gradients explode at low bits", "gradients_by_bits"
-    plain = table[(table["loss"] == "kd") & (table["bits"] > 0)]
-    if plain.empty:
-        return _untested(*about)
-    at = plain.assign(lasting=plain["explosion_later"] > LIMIT).groupby("bits")
-    seeds, found = at["seed"].nunique(), at[["exploded", "lasting"]].sum()
-    often, lasting = ([b for b in found.index if 2 * found[how][b] > seeds[b]] for how in found)
-    first = [b for b in often if b not in lasting]
-    words = [f"supported at {_and(lasting)} bits"] if lasting else []
-    words += [f"at {_and(first)} bits only in the first steps"] if first else []
-    counts = ", ".join(f"{found['exploded'][b]} at {b}" for b in found.index)
-    usual, later = (at[value].median() for value in ("relative_norm", "explosion_later"))
-    low, high = min(found.index), max(found.index)
-    numbers = (
-        f"A step above ten times the run's median norm, seeds of {seeds.max()}: {counts} bits; at "
-        f"{low} bits the largest is step {_span(plain.loc[plain['bits'] == low, 'largest_at'])}. "
-        f"After the first five steps the largest is {later[low]:.1f} times the median at {low} "
-        f"bits, {later[high]:.1f} at {high}."
-    )
-    entropy = table[table["loss"] == "ce"].groupby("bits")["relative_norm"].median()
-    if low < high and usual[high] > 0 and {low, high} <= set(entropy.index) and entropy[high] > 0:
-        numbers += (
-            f" The usual norm grows {usual[low] / usual[high]:.0f} times from {high} to {low} "
-            f"bits, because at {high} this loss is near its least value; cross-entropy's grows "
-            f"{entropy[low] / entropy[high]:.1f} times."
+        >>> words = {0.0: "supported", 0.25: "supported", 0.5: "undecided", 2.0: "contradicted"}
+        >>> of = dict.fromkeys(("claim", "word", "file", "decide"), "") | {"unit": "points"}
+        >>> of |= dict.fromkeys(("effect", "low", "high", "margin", "confidence", "sd"), 0.0)
+        >>> Verdict(**of, n=3, teachers=1, lost=0, words=words).limits
+        'supported at 0 to 0.25, undecided at 0.5, contradicted at 2'
+        """
+        runs = [(word, [*margins]) for word, margins in groupby(self.words, self.words.__getitem__)]
+        return ", ".join(
+            f"{word} at {margins[0]:g}" + (f" to {margins[-1]:g}" if len(margins) > 1 else "")
+            for word, margins in runs
         )
-    word = (" and ".join(words) or "not supported") + _one_seed(plain)
-    return Verdict(about[0], word, numbers, about[1])
+
+    @property
+    def numbers(self) -> str:
+        """Effect, interval, what they rest on, and the margin, in one line."""
+        if math.isnan(self.effect):
+            return "nothing was measured that could tell"
+        form = "+.2f" if self.unit == "points" else ".3g"
+        ends = "no interval"
+        if not math.isnan(self.low):
+            ends = f"{self.low:{form}} to {self.high:{form}}"
+        return f"{self.effect:{form}} {self.unit} ({ends}; n = {self.n}), margin {self.margin:g}"
+
+    def row(self) -> dict[str, Any]:
+        """For JSON: every attribute, null where there is no number."""
+        found = {**vars(self), "words": {f"{m:g}": word for m, word in self.words.items()}}
+        found |= {**found.pop("more"), "limits": self.limits}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v
+                for k, v in found.items()}  # fmt: skip
 
 
-def akt_calms_them(table: pd.DataFrame) -> Verdict:
-    """From gradients_by_bits: are AKT's bursts smaller than plain distillation's, seed by seed?"""
-    about = "AKT calms the gradients", "gradients_by_bits"
-    bursts = table.pivot_table(index=["bits", "seed"], columns="loss", values="explosion")
-    later = table.groupby(["loss", "bits"])["explosion_later"].median()
-    words, numbers = [], []
-    for bits, variant in itertools.product(LOW_BITS, ("paper", "code")):
-        both = bursts.reindex(columns=["kd", variant]).dropna()
-        if bits not in both.index:
-            continue
-        seeds = both.loc[bits]
-        smaller = int((seeds[variant] < seeds["kd"]).sum())
-        words.append((smaller, len(seeds)))
-        numbers.append(
-            f"`{variant}` at {bits} bits {seeds[variant].median():.1f} against "
-            f"{seeds['kd'].median():.1f}, smaller with {smaller} of {len(seeds)} seeds "
-            f"(after five steps {later[variant, bits]:.1f} against {later['kd', bits]:.1f})"
-        )
-    if not words:
-        return _untested(*about)
-    text = "Largest over median norm of a run, median over seeds: " + "; ".join(numbers) + "."
-    return Verdict(about[0], _how_often(words) + _one_seed(table), text, about[1])
+def word_of(low: float, high: float, margin: float) -> str:
+    """The word for an interval, any ends of which may be NaN.
 
-
-def gradients_in_training(table: pd.DataFrame) -> Verdict:
-    """From training_by_bits: does any run with a generator, start to end, have such a step?"""
-    about = "Gradients explode in whole trainings, with a generator that learns", "training_by_bits"
-    if table.empty:
-        return _untested(*about)
-    runs = table.groupby(["name", "bits", "seed"], sort=False)["gradient_norm"]
-    largest = runs.agg(lambda steps: explosion(steps).ratio)
-    exploded = largest[largest > LIMIT]
-    by_bits = largest.groupby(["name", "bits"], sort=False).max()
-    listed = "; ".join(f"{name} at {bits} bits {v:.1f}" for (name, bits), v in by_bits.items())
-    word = f"in {len(exploded)} of {len(largest)} runs" if len(exploded) else "not supported"
-    text = f"Largest over median norm of a run, the largest of its seeds: {listed}."
-    return Verdict(about[0], word, text, about[1])
-
-
-def _how_often(counts: list[tuple[int, int]]) -> str:
-    """Of pairs (how often it held, how often it was tried)."""
-    if not any(tried for _, tried in counts):
-        return "untested"
-    if all(held == tried for held, tried in counts):
-        return "supported"
-    return "mixed" if any(held for held, _ in counts) else "not supported"
-
-
-def _one_seed(table: pd.DataFrame) -> str:
-    """What a verdict must add where nothing is known of other seeds."""
-    return "" if table["seed"].nunique() > 1 else ", one seed"
-
-
-def _span(numbers: pd.Series) -> str:
-    low, high = numbers.min(), numbers.max()
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-# ---- attention ----------------------------------------------------------------------------------
-
-
-def attention_is_costly(table: pd.DataFrame) -> Verdict:
-    """From error_cost: do the parts that change attention cost more than the rest?"""
-    about = "Errors in spatial and channel attention are the costly ones", "error_cost"
-    at = {bits: table[table["bits"] == bits] for bits in LOW_BITS}
-    found = [_cost_at(rows, b) for b, rows in at.items() if {*ATTENTION, "rest"} <= {*rows["part"]}]
-    if not found:
-        return _untested(*about)
-    words, numbers = zip(*found, strict=True)
-    text = "An error of random direction costs 1 per square (geometric mean over layers). "
-    return Verdict(about[0], "; ".join(words) + ", one batch", text + " ".join(numbers), about[1])
-
-
-def _cost_at(at: pd.DataFrame, bits: int) -> tuple[str, str]:
-    """The verdict at one bit-width, and its numbers."""
-    costs = at.groupby("part")["cost"].sum()
-    in_sum = costs / costs["rest"]
-    pairs = at.pivot_table(index="layer", columns="part", values="against_random")
-    # a map without error has no price
-    pairs = pairs.reindex(columns=[*ATTENTION, "rest"]).dropna()
-    square = np.exp(np.log(pairs).mean())
-    dearer = {part: int((pairs[part] > pairs["rest"]).sum()) for part in ATTENTION}
-    word = _how_often([(held, len(pairs)) for held in dearer.values()])
-    if word == "supported" and min(in_sum[part] for part in ATTENTION) < 1:
-        word = "supported per unit of error only"
-    parts = ", ".join(
-        f"{part} part {square[part]:.2g} (dearer than the rest in {dearer[part]} of {len(pairs)} "
-        f"layers; {in_sum[part]:.2g} times the rest in sum)"
-        for part in ATTENTION
-    )
-    return f"at {bits} bits {word}", f"At {bits} bits: {parts}, rest {square['rest']:.2g}."
-
-
-JUDGES: Mapping[str, tuple[Callable[[pd.DataFrame], Verdict], ...]] = {
-    "gradients_by_bits": (gradients_explode, akt_calms_them),
-    "training_by_bits": (gradients_in_training,),
-    "error_cost": (attention_is_costly,),
-}
-UNTESTED = Verdict(
-    "AKT gives the best 3- and 5-bit accuracy on CIFAR-10",
-    "untested at the paper's budget",
-    "What was measured at smaller budgets is in `results/` and in the README.",
-    "",
-)
-
-
-def judge(folder: Path) -> list[Verdict]:
-    """Every verdict whose figure's data lies in `folder`.
-
-    Raises:
-        DamagedError: if it is not such data.
+    >>> [word_of(*ends, margin=0.5) for ends in ((0.6, 2), (-0.4, 0.4), (-2, -1), (0.1, 2))]
+    ['supported', 'contradicted', 'contradicted', 'undecided']
     """
-    found = []
-    for name, judges in JUDGES.items():
-        if (folder / f"{name}.csv").exists():
-            try:
-                table = pd.read_csv(folder / f"{name}.csv")
-                found += [decide(table) for decide in judges]
-            except (ValueError, LookupError, TypeError) as error:
-                then = f"draw it again: akt-lab figures {name}"
-                raise damaged(folder / f"{name}.csv", error, then) from error
-    return found
+    return SUPPORTED if low > margin else CONTRADICTED if high < margin else UNDECIDED
 
 
-def page(folder: Path) -> str:
-    """The verdicts as a Markdown table, or nothing where there is no data."""
-    found = judge(folder)
-    if not found:
-        return ""
-    head = ["## Verdicts", "", "| the paper's claim | here | numbers |", "|---|---|---|"]
-    note = "Each on the bench, and with the seeds, that its figure's caption names."
-    return "\n".join([*head, *map(_row, [*found, UNTESTED]), "", note])
+def decide(evidence: Iterable[Evidence]) -> list[Verdict]:
+    """A verdict on each claim, in their order; corrected, by Holm, within each family."""
+    every = list(evidence)
+    return [_verdict(e, [o for o in every if o.family == e.family and o.tested]) for e in every]
 
 
-def _row(v: Verdict) -> str:
-    link = f" [figure](#{v.figure.replace('_', '-')})" if v.figure else ""
-    return f"| {v.claim} | **{v.word}** | {v.numbers}{link} |"
+def _verdict(e: Evidence, compared: Sequence[Evidence]) -> Verdict:
+    """Of one claim, corrected for those that are compared."""
+
+    def at(margin: float | None) -> tuple[float, str]:
+        """Confidence and word at a margin, or at each claim's own."""
+        if not e.tested:
+            return CONFIDENCE, UNDECIDED
+        own = e.margin if margin is None else margin
+        p_values = [o.p_value(o.margin if margin is None else margin) for o in compared]
+        confidence = holm_confidences(p_values)[compared.index(e)]
+        return confidence, word_of(*e.interval(confidence)[1:], own)
+
+    confidence, word = at(None)
+    margins = sorted({*MARGINS[e.unit], e.margin}) if e.tested else ()
+    effect, low, high = e.interval(confidence)
+    sd = spread_of(e.sample, e.grain)
+    kept = len(e.values) - e.lost
+    return Verdict(
+        claim=e.claim,
+        effect=effect,
+        low=low,
+        high=high,
+        n=kept,
+        teachers=len(set(e.teachers)) or min(1, kept),
+        word=word,
+        file=e.file,
+        unit=e.unit,
+        margin=e.margin,
+        confidence=confidence,
+        words={m: word if m == e.margin else at(m)[1] for m in margins},
+        sd=sd if e.unit == "points" else _exp(sd),
+        lost=e.lost,
+        decide="" if word != UNDECIDED else _what_decides(e, confidence),
+        more=e.more,
+    )
 
 
-def _and(numbers: list[int]) -> str:
-    return " and ".join(map(str, numbers))
+def _what_decides(e: Evidence, confidence: float) -> str:
+    """How many seeds, where their spread is known, and the command."""
+    needed = e.needed(confidence)
+    seeds = f"{{0..{needed - 1}}}" if needed else "{0..15}"  # as a shell counts
+    command = f"`{e.command.replace('{seeds}', seeds)}`" if e.command else "no command yet"
+    several = len(set(e.teachers)) > 1
+    unit = "teachers" if several else "seeds" + (f" ({e.seeds_by})" if e.seeds_by else "")
+    if e.lost:
+        return f"{e.lost} of {len(e.values)} pairs broke off: the others prove nothing; {command}"
+    if needed:
+        return f"about {needed} {unit}, if effect and spread stay: {command}"
+    if len(e.sample) > 1:
+        return f"not even {MOST_SEEDS:,} {unit}, if effect and spread stay: another margin"
+    return f"more {unit}: {command}" if len(e.values) else command
+
+
+def _exp(value: float) -> float:
+    """Of the value, infinite where that is too large."""
+    return math.inf if value > 700 else math.exp(value)

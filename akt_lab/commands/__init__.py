@@ -30,14 +30,15 @@ from akt_lab.commands import (
     quantize,
     sweep,
     table,
+    verdicts,
 )
 from akt_lab.errors import AktError, UsageError, one_line
 
 COMMANDS = {
     module.__name__.rpartition(".")[2].rstrip("_"): module  # `import` is a word of Python's
     for module in (
-        demo, quantize, import_, evaluate, export, sweep, table, figures, methods, doctor, lab,
-        grade,
+        demo, quantize, import_, evaluate, export, sweep, table, verdicts, figures, methods, doctor,
+        lab, grade,
     )
 }  # fmt: skip
 

@@ -4,7 +4,8 @@ import argparse
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from akt_lab.commands.options import (
     SETTING_OPTIONS,
@@ -20,6 +21,9 @@ from akt_lab.commands.options import (
 from akt_lab.errors import UsageError
 from akt_lab.settings import check_read
 
+if TYPE_CHECKING:
+    from akt_lab.runs.jobs import Job
+
 SHARED = {  # a grid has several of the others
     option: how
     for option, how in SETTING_OPTIONS.items()
@@ -27,6 +31,9 @@ SHARED = {  # a grid has several of the others
 }
 
 RESULTS = "results.jsonl"
+GRID: dict[str, list[Any]] = {  # where none are named, nor an experiment
+    "methods": ["adadfq", "adadfq+akt"], "bits": [3], "seeds": [0], "variants": [],
+}  # fmt: skip
 
 
 def add(commands: argparse._SubParsersAction, name: str) -> None:
@@ -40,10 +47,15 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
         "command again goes on where it was stopped; what has ended is not done again.",
     )
     grid = parser.add_argument_group("grid")
-    _several(grid, "--methods", named, ["adadfq", "adadfq+akt"], "methods, plain or with +akt")
-    _several(grid, "--bits", whole, [3], "bits of weights and activations")
-    _several(grid, "--seeds", whole, [0], "random seeds")
-    _several(grid, "--variants", named, [], "of AKT, for methods with +akt")
+    _several(grid, "methods", named, "methods, plain or with +akt")
+    _several(grid, "bits", whole, "bits of weights and activations")
+    _several(grid, "seeds", whole, "random seeds")
+    _several(grid, "variants", named, "of AKT, for methods with +akt")
+    grid.add_argument(
+        "--experiment", type=named, metavar="NAME",
+        help="accuracy: does AKT raise it? Its methods, variants and budget, with 16 seeds on "
+        "cifar10 unless others are named; then akt-lab verdicts --results OUT",
+    )  # fmt: skip
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=path, required=True, help="folder for runs and results.jsonl")
     where.add_argument(
@@ -64,28 +76,22 @@ def add(commands: argparse._SubParsersAction, name: str) -> None:
 
 
 def _several(
-    group: argparse._ArgumentGroup,
-    name: str,
-    kind: Callable[[str], Any],
-    default: list[Any],
-    what: str,
+    group: argparse._ArgumentGroup, name: str, kind: Callable[[str], Any], what: str
 ) -> None:
-    shown = " ".join(map(str, default)) or "the preset's"
-    about = f"{what} (default: {shown})"
-    group.add_argument(name, nargs="+", type=kind, default=default, help=about)
+    shown = " ".join(map(str, GRID[name])) or "the preset's"
+    group.add_argument(f"--{name}", nargs="+", type=kind, help=f"{what} (default: {shown})")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do the grid, or list it."""
-    from akt_lab.benches import BenchSpec, load_bench
+    from akt_lab.benches import load_bench
     from akt_lab.runs import found, results
-    from akt_lab.runs.jobs import choose_device, has_ended, jobs_of
+    from akt_lab.runs.jobs import choose_device, has_ended
     from akt_lab.runs.sweep import Place, run_grid
 
     out = options.out.absolute()
     others, on = given_settings(options, SHARED), given_bench(options)
-    grid = (options.methods, options.bits, options.seeds, options.variants)
-    jobs = jobs_of(out, BenchSpec(**on), *grid, others)
+    jobs = _jobs(options, out, others, on)
     check_read([job.settings for job in jobs], [*others, *on])
     if getattr(options, "dry_run", False):
         lines, load = results.by_run(out / RESULTS), functools.cache(load_bench)
@@ -110,4 +116,25 @@ def run(options: argparse.Namespace) -> int:
         place = replace(place, side_by_side=None)
     run_grid(jobs, place=place, results_file=out / RESULTS)
     print(f"results  {options.out / RESULTS}\ntable    akt-lab table --results {options.out}")
+    if hasattr(options, "experiment"):
+        print(f"verdicts akt-lab verdicts --results {options.out}")
     return 0
+
+
+def _jobs(
+    options: argparse.Namespace, out: Path, others: dict[str, Any], on: dict[str, Any]
+) -> "list[Job]":
+    """The runs of the grid, or of the experiment, that was named."""
+    from akt_lab.benches import BenchSpec
+    from akt_lab.runs import experiments
+    from akt_lab.runs.jobs import jobs_of
+
+    given = {name: getattr(options, name) for name in GRID if hasattr(options, name)}
+    if not hasattr(options, "experiment"):
+        return jobs_of(out, BenchSpec(**on), **{**GRID, **given}, others=others)
+    for name in ("methods", "variants"):
+        if name in given:
+            raise UsageError(f"--experiment {options.experiment} has its own: drop --{name}")
+    spec = BenchSpec(**{"bench": experiments.BENCH, **on})
+    several = given.get("bits", experiments.BITS), given.get("seeds", experiments.SEEDS)
+    return experiments.jobs_of_experiment(options.experiment, out, spec, *several, others)

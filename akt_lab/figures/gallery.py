@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from akt_lab.analysis import studies
+from akt_lab.analysis.claims import page as verdicts_page
 from akt_lab.analysis.gradients import summarise
-from akt_lab.analysis.verdicts import page as verdicts_page
 from akt_lab.errors import unknown
 from akt_lab.figures.ablations import ablations
 from akt_lab.figures.accuracy import accuracy_by_bits
@@ -40,7 +40,7 @@ from akt_lab.runs.folder import Run
 
 Figure = Callable[[Sequence[Run]], Drawing]
 EVALUATED = f", {studies.SHOWN} evaluation images."
-FEW = f", one batch of {studies.COST_IMAGES} synthetic images, one seed."
+FEW = f", {len(studies.COST_SEEDS)} batches of {studies.COST_IMAGES} synthetic images."
 BATCH = ", one batch of synthetic images, "
 
 

@@ -94,10 +94,12 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     """Where gradients grow: layers against bits, a panel a loss: of `gradients.study`."""
     usual = all_equal(found, ["gradient", "ranges", "observed"], ["identity", "ema", 10])
     rows = found[usual & (found["bits"] > 0)]
-    table = (
+    each = (
         rows.assign(relative=rows["norm"] / rows["weight_norm"])
-        .groupby(["loss", "layer", "bits"], sort=False)["relative"].median().reset_index()
+        .groupby(["loss", "layer", "bits", "seed"], sort=False)["relative"].median().reset_index()
     )  # fmt: skip
+    at = ["loss", "layer", "bits"]
+    table = each.groupby(at, sort=False)["relative"].median().reset_index()
     shown = [loss for loss in ("ce", "kd", "paper") if loss in set(table["loss"])]
     values = np.log10(table.loc[table["loss"].isin(shown), "relative"])
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -122,7 +124,7 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
     worst = table[table["loss"] == "kd"].sort_values("relative").iloc[-1]
     return Drawing(
         figure,
-        table,
+        each,
         alt=(
             f"Heat maps of gradient norm by layer and bits for {', '.join(shown)}. For "
             f"distillation the largest, relative to its weights, is {worst.relative:.2g} in layer "
@@ -130,7 +132,7 @@ def draw_gradients_by_layer(found: pd.DataFrame, about: str) -> Drawing:
         ),
         caption=(
             f"The gradient's norm over its weight's, by layer (in the network's order) and bits. "
-            f"{about}"
+            f"{about} CSV: each seed."
         ),
     )
 

@@ -44,6 +44,7 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
 VARIANT_STYLE: Mapping[str, dict[str, Any]] = {
     "code": {"marker": "x", "linestyle": "-."},
     "published": {"marker": "*", "linestyle": (0, (1, 1))},
+    "placebo": {"marker": "1", "linestyle": (0, (3, 2))},
 }
 
 NEW_MARKERS = "dH8spv^"  # of methods that METHOD_STYLE does not know; with ten colours, seventy

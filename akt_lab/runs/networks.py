@@ -18,7 +18,7 @@ from akt_lab.files import fill, load_tensors
 from akt_lab.generator import Generator, LowPass
 from akt_lab.graph import batch_norms, map_layers, residual_bodies, trace
 from akt_lab.image_pool import ImagePool, RealImages, load_pool
-from akt_lab.losses import LAMBDA
+from akt_lab.losses import LAMBDA, SHARED
 from akt_lab.methods import get_method
 from akt_lab.quantizer import (
     ActivationQuantizer,
@@ -76,8 +76,8 @@ def prepare(
     )
     rng = torch.Generator().manual_seed(settings.seed)
     lam = settings.lam if settings.uses_features else None
-    if settings.uses_features and lam is None and settings.variant != "paper":
-        lam = LAMBDA[settings.variant]  # `paper` has none: its first step finds it
+    if settings.uses_features and lam is None and settings.variant not in SHARED:
+        lam = LAMBDA[settings.variant]  # the others have none: their first step finds it
     return Training(settings, teacher, student, generator, layers, adam, sgd, rng, lam=lam)
 
 

@@ -495,7 +495,7 @@ show(figure, alt=f"Wilson's half width falls with the number of images: {text}."
 #
 # ## You are the judge
 #
-# Four claims, the paper's or behind its method, and what was measured for each. **Untested** is a verdict, too, and
+# Four claims, the paper's or behind its method, and what was measured for each. **Undecided** is a verdict, too, and
 # often the right one. First the gradients: do they *explode* at low bits under plain distillation,
 # and does AKT calm them? Then the error of a rounded feature map: which part of it is the costly
 # one?
@@ -534,7 +534,7 @@ CLAIMS = (
     "3. (behind the method) Errors in attention are the costly ones.",
     "4. AKT improves accuracy at 3 to 5 bits.",
 )
-WORDS = ("choose", "supported", "not supported", "untested")
+WORDS = ("choose", "supported", "contradicted", "undecided")
 judged = {claim: ipywidgets.Dropdown(options=WORDS, description=claim) for claim in CLAIMS}
 for menu in judged.values():
     menu.style.description_width, menu.layout.width = "30em", "42em"
@@ -545,7 +545,7 @@ ipywidgets.VBox(list(judged.values()))
 # next cell only when you have chosen.**
 
 # %%
-from akt_lab.analysis.verdicts import judge
+from akt_lab.analysis.claims import judge
 
 print("You:", *(f"   {claim} {menu.value}" for claim, menu in judged.items()), sep="\n")
 print("\nakt_lab:")
@@ -559,10 +559,11 @@ for row in gained.itertuples():
     print(f"   {row.name}: {row.verdict}, {ends}")
 
 # %% [markdown]
-# The package follows fixed rules. Claim 1: a step above ten times the run's median, in more than half
-# of the seeds. Claim 2: AKT's largest over median is smaller with *all* seeds at 2 and 3 bits. Claim
-# 3: both attention parts dearer per square than the rest in *all* layers at 3 bits. In between it says
-# `mixed`. `helps`: Student's interval lies above 0. Where you differ, whose rule is better?
+# The package has one rule for claims 1 to 3: an effect, its interval, and a margin below which nobody
+# would mind. The whole interval above the margin: `supported`; below it: `contradicted`; in between, or
+# with one seed: `undecided`. Where several bit-widths are compared, intervals are wider (Holm). `helps`:
+# Student's interval lies above 0. Where you differ, whose rule is better? `akt-lab verdicts` judges claim
+# 4 by the same rule, says for which margins each word holds, and what would decide the rest.
 #
 # ## What would prove this wrong?
 #
@@ -580,6 +581,6 @@ for row in gained.itertuples():
 # - The bootstrap needs a sample; with three pairs its ends are the smallest and the largest.
 #   Student's t is wide there, and for bell-shaped differences it keeps its promise.
 # - The best epoch flatters, many comparisons raise false alarms, test images are a sample.
-# - A claim is supported, not supported, or untested: at some bits, on some bench, at some budget.
+# - A claim is supported, contradicted, or undecided: at some bits, on some bench, at some budget.
 #
 # **Next:** the shape of the loss, and what each part of the error costs there.

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -96,6 +97,22 @@ def test_steps_add_the_layers_up(found):
     assert summarise(one_nan).exploded.all()
 
 
+def test_of_every_loss_the_distillation_s_own_gradient_is_known(digits, images, found):
+    """AKT's gradient has other parts, too: what it does to distillation's is measured apart."""
+    of = dict([*found[found.bits == 3].groupby("loss")])
+    assert (of["kd"].kd_norm == of["kd"].norm).all()
+    assert of["published"].kd_norm.tolist() == pytest.approx(of["kd"].norm.tolist(), rel=1e-5)
+    first = of["paper"][of["paper"].step == 0]  # one and the same student
+    same = of["kd"][of["kd"].step == 0].norm.tolist()
+    assert first.kd_norm.tolist() == pytest.approx(same, rel=1e-4)
+    assert first.norm.tolist() != pytest.approx(same, rel=1e-2)
+    assert found[found.loss == "ce"].kd_norm.isna().all()
+    summary = summarise(found[found.bits == 3]).set_index("loss").loc["paper"]
+    norms = by_step(of["paper"]).kd_norm
+    assert summary.kd_tail == pytest.approx(np.percentile(norms, 99) / np.median(norms))
+    assert summary.kd_spread == pytest.approx(np.log(norms).std())
+
+
 def test_a_case_without_reference_has_the_same_gradients_and_no_cosine(digits, images, found):
     alone = study(digits, [Case(3, "kd", reference=False)], images, progress=False)
     beside = found[(found.bits == 3) & (found.loss == "kd")]
@@ -123,6 +140,7 @@ def test_a_case_that_breaks_off_ends_there(digits, images):
     assert 1 <= found.step.max() < len(images) - 1
     assert summarise(found).exploded.all()
     assert summarise(found).explosion.iloc[0] == math.inf
+    assert summarise(found)[["kd_tail", "kd_spread"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(

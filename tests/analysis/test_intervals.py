@@ -9,7 +9,9 @@ from scipy import stats
 from akt_lab.analysis.intervals import (
     bootstrap_intervals,
     covers,
+    holm_confidences,
     mean_interval,
+    p_value,
     proportion_interval,
     seeds_needed,
     t_intervals,
@@ -95,3 +97,23 @@ def test_seeds_needed_is_the_first_that_does():
     assert seeds_needed(0.01, 5.0) == 2
     with pytest.raises(AktError, match="too fine"):
         seeds_needed(10, 1e-3)
+
+
+def test_confidence_and_p_value_are_scipy_s():
+    values = RNG.normal(1, 2, 6)
+    test = stats.ttest_1samp(values, 0.3)
+    assert p_value(values.tolist(), 0.3) == pytest.approx(test.pvalue)
+    low, high = mean_interval(values.tolist(), confidence=1 - test.pvalue)[1:]
+    assert min(abs(low - 0.3), abs(high - 0.3)) < 1e-9  # its end is where the test turns
+    assert p_value([1.0], 0) == 1
+    assert (p_value([1.0, 1.0], 1.0), p_value([1.0, 1.0], 0.0)) == (1, 0)
+    assert 0 < p_value([1.0, 1.0], 0.0, grain=0.1) < 1
+
+
+def test_holm_by_hand():
+    """Of Holm's step-down at 5%: 0.01 against 5/4%, 0.02 against 5/3% and then no more."""
+    found = holm_confidences([0.04, 0.01, 0.02, 0.03])
+    assert found == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 4, 1 - 0.05 / 3, 1 - 0.05 / 3])
+    assert holm_confidences([0.04]) == pytest.approx([0.95])
+    assert holm_confidences([0.01, 0.02, 0.03]) == pytest.approx([1 - 0.05 / 3, 0.975, 0.95])
+    assert holm_confidences([]) == []

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from akt_lab.analysis import gradients, kept, studies
-from akt_lab.analysis.verdicts import gradients_in_training
 from akt_lab.attention import attention_divergences
 from akt_lab.benches import BenchSpec
 from akt_lab.equalize import equalize
@@ -98,7 +97,11 @@ def test_runs_that_come_later_enter(runs, small, monkeypatch):
         assert studies.error_cost(later).equals(costs)  # of the bench alone
         studies.attention(later), studies.surface(later)
     monkeypatch.setattr(studies, "COST_BITS", (3, 8))
-    assert set(studies.error_cost(later)["bits"]) == {3, 8}
+    monkeypatch.setattr(studies, "COST_SEEDS", (0, 4))
+    fewer = studies.error_cost(later)
+    assert set(fewer["bits"]) == {3, 8}
+    of_seed = fewer.pivot_table(index=["layer", "bits", "part"], columns="seed", values="cost")
+    assert (of_seed[0] != of_seed[4]).all()
 
 
 def test_attention_needs_a_student_that_was_trained_to_its_end(tmp_path):
@@ -144,7 +147,7 @@ def test_a_step_that_is_not_finite_is_not_left_out(tmp_path):
     found = studies.training([run])
     assert found["step"].tolist() == [1, 2, 3]
     assert found["loss_above_floor"].tolist() == pytest.approx([400 * math.log(10) - 900] * 3)
-    assert gradients_in_training(found.assign(name="burst")).word == "in 1 of 1 runs"
+    assert gradients.explosion(found["gradient_norm"]).step == 2
 
 
 # ---- one run's student and images ---------------------------------------------------------------

@@ -1,154 +1,146 @@
+"""More evidence moves a verdict, in the direction of the truth, and errors stay rare."""
+
+import json
 import math
 
-import pandas as pd
+import numpy as np
 import pytest
 
-from akt_lab.analysis import verdicts
+from akt_lab.analysis.verdicts import CONTRADICTED, MARGINS, SUPPORTED, UNDECIDED, Evidence, decide
+
+MARGIN, SD = 0.5, 0.66
 
 
-def gradients(bursts, later=None):
-    """Rows as in gradients_by_bits.csv.
-
-    bursts: {(bits, loss): largest over median norm of each seed}; later: the same without the first
-    steps, where it is another.
-    """
-    later = {**bursts, **(later or {})}
-    return pd.DataFrame(
-        [
-            {"bits": bits, "loss": loss, "seed": seed, "explosion": ratio,
-             "explosion_later": later[bits, loss][seed], "largest_at": 1 + seed,
-             "exploded": ratio > 10, "relative_norm": 1 / bits}
-            for (bits, loss), ratios in bursts.items() for seed, ratio in enumerate(ratios)
-        ]
-    )  # fmt: skip
+def evidence(values, **more):
+    given = {"claim": "it helps", "unit": "points", "margin": MARGIN, "file": "runs.jsonl",
+             "command": "sweep --seeds {seeds}"}  # fmt: skip
+    return Evidence(values=[float(v) for v in values], **{**given, **more})
 
 
-LOSSES = ("ce", "kd", "paper", "code")
-CALM = {(b, loss): (2, 2, 3) for b in (2, 3, 8) for loss in LOSSES}
+def of(values, **more):
+    return decide([evidence(values, **more)])[0]
 
 
-@pytest.mark.parametrize("verdict", [verdicts.gradients_explode, verdicts.akt_calms_them])
-def test_one_seed_is_called_one_seed(verdict):
-    table = gradients(CALM)
-    assert "one seed" not in verdict(table).word
-    assert verdict(table[table["seed"] == 0]).word.endswith(", one seed")
-
-
-def test_gradients_explode_where_most_seeds_do():
-    assert verdicts.gradients_explode(gradients(CALM)).word == "not supported"
-    bursts = {**CALM, (2, "kd"): (20, 30, 3)}
-    found = verdicts.gradients_explode(gradients(bursts))
-    assert found.word == "supported at 2 bits"
-    assert "seeds of 3: 2 at 2, 0 at 3, 0 at 8 bits; at 2 bits the largest is step 1 to 3" in (
-        found.numbers
-    )
-    assert "grows 4 times from 8 to 2 bits" in found.numbers
-    assert "cross-entropy's grows 4.0 times" in found.numbers
-    once = verdicts.gradients_explode(gradients({**CALM, (2, "kd"): (20, 3, 3)}))
-    assert once.word == "not supported"
-
-
-def test_a_burst_at_the_start_is_told_from_one_that_lasts():
-    bursts = {**CALM, (2, "kd"): (20, 30, 25), (3, "kd"): (20, 30, 25)}
-    found = verdicts.gradients_explode(gradients(bursts, later={(2, "kd"): (2, 2, 3)}))
-    assert found.word == "supported at 3 bits and at 2 bits only in the first steps"
-    assert "2.0 times the median at 2 bits" in found.numbers
-
-
-def test_whole_trainings_are_judged_run_by_run():
-    calm = {"name": "adadfq", "bits": 2, "seed": 0, "gradient_norm": [1.0, 2.0, 1.0, 4.0]}
-    burst = {"name": "adadfq+akt", "bits": 2, "seed": 1, "gradient_norm": [1.0, 1.0, 1.0, 40.0]}
-    table = pd.concat([pd.DataFrame(run) for run in (calm, burst)])
-    found = verdicts.gradients_in_training(table)
-    assert found.word == "in 1 of 2 runs"
-    assert "adadfq at 2 bits 2.7; adadfq+akt at 2 bits 40.0" in found.numbers
-    assert verdicts.gradients_in_training(pd.DataFrame(calm)).word == "not supported"
-    other = pd.DataFrame({**calm, "name": "adadfq (epochs=9)", "gradient_norm": [30.0] * 4})
-    both = pd.concat([pd.DataFrame(calm), other])  # large beside another run's, not its own
-    assert verdicts.gradients_in_training(both).word == "not supported"
+def words(truth, n, times=50, seed=0, **more):
+    """The words for so many simulated experiments of n seeds, as shares."""
+    rng = np.random.default_rng(seed)
+    found = [of(rng.normal(truth, SD, n), **more).word for _ in range(times)]
+    return {word: found.count(word) / times for word in (SUPPORTED, CONTRADICTED, UNDECIDED)}
 
 
 @pytest.mark.parametrize(
-    ("plain", "akt", "word"),
-    [((20, 30, 25), (2, 2, 3), "supported"), ((2, 2, 3), (20, 30, 25), "not supported"),
-     ((20, 3, 25), (10, 10, 10), "mixed")],
-)  # fmt: skip
-def test_akt_calms_only_if_it_does_with_every_seed(plain, akt, word):
-    bursts = {**CALM, **{(b, "kd"): plain for b in (2, 3)}}
-    bursts |= {(b, loss): akt for b in (2, 3) for loss in ("paper", "code")}
-    assert verdicts.akt_calms_them(gradients(bursts)).word == word
+    ("truth", "word"), [(1.5, SUPPORTED), (0.0, CONTRADICTED), (-1.5, CONTRADICTED)]
+)
+def test_a_word_converges_to_the_truth(truth, word):
+    """Beyond the margin, inside it, and beyond it on the other side."""
+    shares = [words(truth, n)[word] for n in (2, 6, 64)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.6
+    assert shares[-1] == 1
 
 
-def costs(of=(2, 3), in_sum=1.0, **per_square):
-    """Rows as in error_cost.csv; `in_sum`: what an attention part costs, the rest costing 1."""
-    return pd.DataFrame(
-        [
-            {"bits": bits, "layer": layer, "part": part, "against_random": value,
-             "cost": 1.0 if part == "rest" else in_sum}
-            for bits in of for part, values in per_square.items()
-            for layer, value in enumerate(values)
-        ]
-    )  # fmt: skip
+def test_few_seeds_and_a_small_effect_decide_nothing():
+    assert words(0.7, 3)[UNDECIDED] > 0.8
+    assert words(0.3, 3)[UNDECIDED] > 0.8
+    assert of([1.0]).word == of([]).word == UNDECIDED
 
 
-def test_attention_is_costly_only_where_both_parts_are():
-    dear, cheap, rest = (5, 6), (0.1, 0.2), (1, 1)
-    for spatial, channel, word in (
-        (dear, dear, "supported"),
-        (dear, cheap, "mixed"),
-        (cheap, cheap, "not supported"),
-    ):
-        found = verdicts.attention_is_costly(costs(spatial=spatial, channel=channel, rest=rest))
-        assert found.word == f"at 2 bits {word}; at 3 bits {word}, one batch"
+@pytest.mark.parametrize("n", [2, 5, 50])
+def test_at_the_margin_itself_a_word_is_rarely_given(n):
+    assert words(MARGIN, n, times=100)[UNDECIDED] == pytest.approx(0.95, abs=0.05)
 
 
-def test_dear_per_unit_is_not_dear_in_sum():
-    parts = {"spatial": (5, 6), "channel": (5, 6), "rest": (1, 1)}
-    table = pd.concat([costs((2,), 2.0, **parts), costs((3,), 0.5, **parts)])
-    found = verdicts.attention_is_costly(table)
-    assert (
-        found.word == "at 2 bits supported; at 3 bits supported per unit of error only, one batch"
-    )
-    assert "dearer than the rest in 2 of 2 layers; 0.5 times the rest in sum" in found.numbers
+def test_holm_keeps_the_error_of_a_whole_family():
+    """Six claims, all at the margin: without correction, one in four families would err."""
+    rng = np.random.default_rng(1)
+    erred = 0
+    erred_apart = 0
+    for _ in range(40):
+        samples = [rng.normal(MARGIN, SD, 6) for _ in range(6)]
+        together = decide([evidence(sample) for sample in samples])
+        apart = decide([evidence(sample, family=str(n)) for n, sample in enumerate(samples)])
+        erred += any(v.word != UNDECIDED for v in together)
+        erred_apart += any(v.word != UNDECIDED for v in apart)
+    assert erred <= 6
+    assert erred_apart > erred
 
 
-def test_what_was_not_measured_is_untested():
-    table = gradients(CALM)
-    of = table["loss"]
-    for judge, empty in (
-        (verdicts.gradients_explode, table[of != "kd"]),
-        (verdicts.akt_calms_them, table[of != "kd"]),
-        (verdicts.akt_calms_them, table[table["bits"] == 8]),
-        (verdicts.akt_calms_them, table[of.isin(["ce", "kd"])]),
-        (verdicts.gradients_in_training, pd.DataFrame(columns=["name", "bits", "gradient_norm"])),
-        (verdicts.attention_is_costly, costs((4,), spatial=(5,), channel=(5,), rest=(1,))),
-        (verdicts.attention_is_costly, costs((2,), spatial=(5,), channel=(5,))),
-    ):
-        assert judge(empty).word == "untested"
-    assert verdicts._how_often([]) == verdicts._how_often([(0, 0)]) == "untested"
-    no_price = costs((2,), spatial=(math.nan,), channel=(math.nan,), rest=(math.nan,))
-    assert verdicts.attention_is_costly(no_price).word == "at 2 bits untested, one batch"
+def test_an_interval_and_its_word_agree_after_correction():
+    rng = np.random.default_rng(2)
+    family = [evidence(rng.normal(truth, SD, 8)) for truth in (-1, 0, 0.4, 1, 1, 1.4, 3)]
+    for v in decide(family):
+        assert (v.low > MARGIN) == (v.word == SUPPORTED)
+        assert (v.high < MARGIN) == (v.word == CONTRADICTED)
+        assert v.low < v.effect < v.high
+        assert v.confidence > 0.9499
+    assert max(v.confidence for v in decide(family)) == pytest.approx(1 - 0.05 / 7)
 
 
-def test_what_is_missing_is_not_spoken_of():
-    bursts = {**CALM, **{(b, "kd"): (20, 30, 25) for b in (2, 3)}}
-    table = gradients(bursts)
-    found = verdicts.akt_calms_them(table[table["loss"] != "code"])
-    assert found.word == "supported"
-    assert "code" not in found.numbers
-    found = verdicts.gradients_explode(table[table["loss"] == "kd"])
-    assert found.word == "supported at 2 and 3 bits"
-    assert "cross-entropy" not in found.numbers
-    fewer = table[(table["bits"] != 2) | (table["seed"] == 0)]  # one seed at 2 bits, and it burst
-    assert verdicts.gradients_explode(fewer).word == "supported at 2 and 3 bits"
-    one_broke = gradients({**CALM, **{(2, "paper"): (math.nan, 2, 3)}})
-    assert "`paper` at 2 bits 2.5 against 2.5" in verdicts.akt_calms_them(one_broke).numbers
+def test_the_word_is_shown_over_a_range_of_margins():
+    v = of([1.1, 1.3, 0.9, 1.2, 1.0])
+    assert {*v.words} == {*MARGINS["points"]}
+    assert [v.words[m] for m in (0, 0.5, 1, 2)] == [SUPPORTED, SUPPORTED, UNDECIDED, CONTRADICTED]
+    assert v.words[MARGIN] == v.word
+    assert v.limits == "supported at 0 to 0.5, undecided at 1, contradicted at 2"
+    assert of([1.0]).limits == ""  # nothing to hold a margin against
 
 
-def test_a_page_of_what_was_measured_and_no_more(tmp_path):
-    assert verdicts.page(tmp_path) == ""
-    gradients(CALM).to_csv(tmp_path / "gradients_by_bits.csv", index=False)
-    page = verdicts.page(tmp_path)
-    assert page.count("\n| ") == 4  # the head, two claims, and what is untested
-    assert "(#gradients-by-bits)" in page
-    assert "attention" not in page
+def test_ratios_are_averaged_as_factors():
+    v = of([4.0, 1.0], unit="times", margin=1.5)
+    assert v.effect == pytest.approx(2)
+    assert v.low * v.high == pytest.approx(4)
+    assert v.sd == pytest.approx(math.exp(np.std(np.log([4, 1]), ddof=1)))
+    assert of([8.0, 8.1, 7.9], unit="times", margin=2).word == SUPPORTED
+    assert of([0.5, 0.51, 0.49], unit="times", margin=2).word == CONTRADICTED
+
+
+def test_several_teachers_are_the_unit():
+    """Seeds of one teacher agree, teachers do not: three of them decide nothing."""
+    values = [1.0, 1.1, 0.9, 3.0, 3.1, 2.9, -1.0, -1.1, -0.9]
+    one = of(values[:3])
+    three = of(values, teachers=["a"] * 3 + ["b"] * 3 + ["c"] * 3)
+    assert (one.word, one.n, one.teachers) == (SUPPORTED, 3, 1)
+    assert (three.word, three.n, three.teachers) == (UNDECIDED, 9, 3)
+    assert three.effect == pytest.approx(1)
+    assert "teachers" in three.decide
+
+
+def test_equal_values_are_no_certainty():
+    assert of([0.51, 0.51], grain=0.1).word == UNDECIDED
+    assert of([0.51, 0.51]).word == SUPPORTED
+
+
+def test_what_would_decide():
+    v = of([0.0, 1.0, 2.0], margin=0.0)
+    assert v.word == UNDECIDED
+    assert v.decide == "about 7 seeds, if effect and spread stay: `sweep --seeds {0..6}`"
+    rng = np.random.default_rng(0)  # and so many do
+    decided = [of(rng.normal(1, 1, 7), margin=0.0).word == SUPPORTED for _ in range(60)]
+    assert np.mean(decided) > 0.4
+    assert of([1.0]).decide == "more seeds: `sweep --seeds {0..15}`"
+    assert of([]).decide == "`sweep --seeds {0..15}`"
+    assert of([MARGIN - 1, MARGIN + 1]).decide.startswith("not even 100,000 seeds")
+    assert of([1.0, 1.01, 0.99]).decide == ""
+
+
+def test_a_run_that_broke_off_is_not_left_out():
+    v = of([1.0, 1.01, 0.99, math.nan])
+    assert (v.word, v.n, v.lost) == (UNDECIDED, 3, 1)
+    assert v.decide.startswith("1 of 4 pairs broke off")
+    assert v.effect == pytest.approx(1)
+    burst = of([3.0, 3.0, math.inf], unit="times", margin=2.0)
+    assert (burst.word, burst.lost) == (UNDECIDED, 1)
+
+
+def test_a_row_is_json():
+    row = of([1.0, 2.0], more={"images": 12800}).row()
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    first = ["claim", "effect", "low", "high", "n", "teachers", "word", "file"]
+    assert [*row][:8] == first
+    assert row["images"] == 12800
+    nothing = of([]).row()
+    assert [nothing[name] for name in ("effect", "low", "high", "n", "teachers", "word")] == [
+        None, None, None, 0, 0, UNDECIDED
+    ]  # fmt: skip
+    assert of([]).numbers == "nothing was measured that could tell"
+    assert of([1.0]).numbers == "+1.00 points (no interval; n = 1), margin 0.5"

@@ -50,6 +50,7 @@ def test_finished_runs_are_not_made_again(small_demo):
 @pytest.mark.slow
 def test_figures_from_runs(small_demo, tmp_path, monkeypatch):
     less = {"STEPS": 4, "SEEDS": (0, 1), "COST_BITS": (3, 8), "CURVED_BITS": (3,)}
+    less["COST_SEEDS"] = (0, 1)
     for name, value in {**less, "PROBES": 2, "POINTS": 3, "PAIRS": 2}.items():
         monkeypatch.setattr(studies, name, value)
     monkeypatch.setattr(gradients, "DRAWN_AFTER", 10)

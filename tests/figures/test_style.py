@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from akt_lab.attention import VARIANTS
 from akt_lab.errors import AktError
 from akt_lab.figures.method import method
 from akt_lab.figures.style import Drawing, save, style_of
+from akt_lab.losses import VARIANTS
 from akt_lab.methods import METHODS
 from akt_lab.settings import Settings
 

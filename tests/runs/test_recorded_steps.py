@@ -19,6 +19,7 @@ EXACT = {"generator_lr": 2.0**-10, "student_lr": 2.0**-13}  # the same number in
 KINDS = [
     {"method": "adadfq"},
     {"method": "adadfq+akt", "average": 0.9},
+    {"method": "gdfq+akt", "variant": "placebo"},
     {"method": "granq", "weight_ranges": "learned", "range_lr": 2.0**-7},
     {"method": "hast+akt", "pool": 64, "pool_steps": 5, "student_lr": 2.0**-17},
 ]
