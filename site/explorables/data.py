@@ -12,9 +12,9 @@ from typing import Any
 import images
 import networks
 import numpy as np
-import runs
 from networks import packed
 
+import runs
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.explorers.gradients import of_runs
 from akt_lab.explorers.quantizer import LIVE, layer_values
