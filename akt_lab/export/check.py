@@ -16,6 +16,7 @@ from akt_lab.export.runtimes import Runtime
 from akt_lab.export.ties import CLOSE, apart, follows, tips
 
 FEW = 8  # images whose ties are searched for in vain: then the file is wrong
+MOST = 0.25  # of a batch, where they are searched for: of more, the file is wrong
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def agreement(
             differing = batch[far.to(batch.device)]
             outputs = shown.run(as_array(differing))
             followed = follows(student, differing, outputs, got[far]).clone()
-            for i in (~followed).nonzero().flatten():
+            left = (~followed).nonzero().flatten()
+            for i in left if len(left) <= MOST * len(off) else ():
                 own = {name: each[i] for name, each in outputs.items() if name != LOGITS}
                 followed[i] = in_vain < FEW and any(
                     tips(student, differing[i], got[far][i], outputs=start) for start in (None, own)
