@@ -434,8 +434,8 @@ show(figure, alt=f"Accumulator bits, the worst case and the most seen: {listed}.
 #
 # Both computations were ours so far. **ONNX** is a file format for networks: a list of operations
 # with their numbers, which other programs, **runtimes**, read and run, on a phone or in a browser.
-# Our file holds whole numbers, a scale for each channel, and after each activation the operations
-# *quantize* and *dequantize*. A runtime may compute what stands there, in floating point. Or it sees
+# Our file holds whole numbers, each in its bits, a scale for each channel, and after each activation
+# the operations *quantize* and *dequantize*. A runtime may compute what stands there, in floating point. Or it sees
 # through it, and computes in whole numbers as we did. Sums and residuals are not rounded in our
 # students; one runtime wants 8 bits there, too, which makes another network.
 #
@@ -471,7 +471,7 @@ def row(network, runtime):
     """What a runtime makes of a network's file, beside the network in PyTorch."""
 
     def written(**more):
-        return runtime(to_onnx(network, x.shape[1:], storage="int4", **more))
+        return runtime(to_onnx(network, x.shape[1:], storage="packed", **more))
 
     file = written()
     found = agreement(network, judge.batches(), file, lambda: written(rounded=True))
