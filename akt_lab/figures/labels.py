@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from akt_lab.analysis.kept import check_one_bench
@@ -94,6 +95,10 @@ def as_code(name: str) -> str:
 
 
 def seeds(table: pd.DataFrame) -> str:
-    """How many, in words."""
-    count = table["seed"].nunique()
-    return "one seed" if count == 1 else f"{count} seeds"
+    """How many, in words: of each line at each number of bits, where the table has them."""
+    points = [name for name in ("name", "bits") if name in table]
+    groups = table.groupby(points)["seed"] if points else table["seed"]
+    counts = np.unique(groups.nunique())
+    if len(counts) > 1:
+        return f"{counts[0]} to {counts[-1]} seeds"
+    return "one seed" if counts[0] == 1 else f"{counts[0]} seeds"

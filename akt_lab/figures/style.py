@@ -22,6 +22,7 @@ from akt_lab.files import cannot_write
 from akt_lab.methods import METHODS
 
 COLOURS = sns.color_palette("colorblind")
+EDGE = {"markeredgecolor": "0.2"}  # yellow alone is pale on white
 METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "ptq": {"color": COLOURS[7], "marker": "s", "linestyle": ":"},
     "zeroq": {"color": COLOURS[7], "marker": "P", "linestyle": "-."},
@@ -35,8 +36,8 @@ METHOD_STYLE: Mapping[str, dict[str, Any]] = {
     "gdfq+akt": {"color": COLOURS[4], "marker": "v", "linestyle": "-"},
     "adadfq": {"color": COLOURS[0], "marker": "o", "linestyle": "--"},
     "adadfq+akt": {"color": COLOURS[1], "marker": "D", "linestyle": "-"},
-    "adadfq-lsq": {"color": COLOURS[8], "marker": "D", "linestyle": "--"},
-    "adadfq-lsq+akt": {"color": COLOURS[8], "marker": "o", "linestyle": "-"},
+    "adadfq-lsq": {"color": COLOURS[8], "marker": "D", "linestyle": "--", **EDGE},
+    "adadfq-lsq+akt": {"color": COLOURS[8], "marker": "o", "linestyle": "-", **EDGE},
     "adadfq+akt code": {"color": COLOURS[3], "marker": "X", "linestyle": "-."},
     "gdfq+akt code": {"color": COLOURS[6], "marker": "P", "linestyle": "-."},
 }

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 
 from akt_lab.errors import AktError
@@ -35,5 +36,8 @@ def test_captions_name_the_bench_and_the_seeds(made):
     runs = [made(seed=seed) for seed in (0, 1)]
     assert on_bench(runs, ", here.") == "Bench `digits`, here."
     assert (seeds(table(runs)), seeds(table(runs[:1]))) == ("2 seeds", "one seed")
+    uneven = pd.DataFrame({"name": ["a", "a", "b"], "bits": 3, "seed": [0, 1, 0]})
+    assert seeds(uneven) == "1 to 2 seeds"
+    assert seeds(uneven.drop(columns=["name", "bits"])) == "2 seeds"
     with pytest.raises(AktError, match="several benches"):
         on_bench([*runs, made(bench="cifar10")], "")
