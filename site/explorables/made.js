@@ -79,8 +79,8 @@ function imagesFromNothing({ generators: { epochs, steps, bits, real, losses } }
   const end = (name) => `${losses[name].accuracy[epochs].toFixed(0)}%`;
   const sure = losses.class.belief[epochs].reduce((a, b) => a + b, 0) / 10;
   $("images").querySelector(".point").textContent =
-    `What a network believes in need not look like anything, nor be worth anything. With the class ` +
-    `loss alone the teacher gives an image's class ${percent(sure)} at the end, and a student whose ` +
+    `What a network believes in need not look like anything, and may be of use all the same. With ` +
+    `the class loss alone the teacher gives an image's class ${percent(sure)} at the end, and a student whose ` +
     `ranges come from those images is right on ${end("class")} of real ones; with both losses on ` +
     `${end("both")}, and with real images on ${real.accuracy.toFixed(0)}%.`;
   return show;
