@@ -21,7 +21,9 @@ from akt_lab.analysis.intervals import mean_interval
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 VIEW, STATE = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("view", "state"))
-PLAIN = {"method": "adadfq", "ranges": "ema", "gradient": "identity"}
+PLAIN = {  # at the budget of the experiment on photographs
+    "method": "adadfq", "ranges": "ema", "gradient": "identity", "weight_bits": 3, "epochs": 10,
+}  # fmt: skip
 CONTROLS = ("Slider", "Dropdown", "Button", "Checkbox", "Play", "Text", "Radio")
 
 
@@ -54,14 +56,14 @@ def answer(results: Path) -> str:
         for line in (results / name).read_text().splitlines()
     ]
 
-    def by_seed(**wanted: str) -> dict[int, float]:
+    def by_seed(**wanted: object) -> dict[int, float]:
         return {
             line["settings"]["seed"]: line["accuracy"]["last"]
             for line in lines
             if all(line["settings"][name] == value for name, value in wanted.items())
         }
 
-    def gain(**changed: str) -> str:
+    def gain(**changed: object) -> str:
         plain, other = by_seed(**PLAIN), by_seed(**PLAIN | changed)
         seeds = sorted(plain.keys() & other)
         mean, low, _ = mean_interval([other[seed] - plain[seed] for seed in seeds])
