@@ -12,9 +12,9 @@ from typing import Any
 import images
 import networks
 import numpy as np
+import students
 from networks import packed
 
-import runs
 from akt_lab.benches import Bench, BenchSpec, load_bench
 from akt_lab.explorers.gradients import of_runs
 from akt_lab.explorers.quantizer import LIVE, layer_values
@@ -37,7 +37,7 @@ def gathered(folder: Path, workers: int | None = None, quick: bool = False) -> d
         quick: whether nothing trains for longer than a step or two, which shows nothing.
     """
     bench = load_bench(BenchSpec())
-    found = runs.train(folder, workers, **(QUICK if quick else {}))
+    found = students.train(folder, workers, **(QUICK if quick else {}))
     some = found["plain", runs.BITS[0]]
     return {
         "bits": list(runs.BITS),
