@@ -38,16 +38,16 @@ def gathered(folder: Path, workers: int | None = None, quick: bool = False) -> d
     """
     bench = load_bench(BenchSpec())
     found = students.train(folder, workers, **(QUICK if quick else {}))
-    some = found["plain", runs.BITS[0]]
+    some = found["plain", students.BITS[0]]
     return {
-        "bits": list(runs.BITS),
+        "bits": list(students.BITS),
         "mean": bench.mean[0],
         "std": bench.std[0],
         "images": packed(bench.images[:, 0].numpy(), "uint8"),
         "labels": bench.labels.tolist(),
         "teacher": networks.of(some, bench, teacher=True),
         "students": {
-            kind: {bits: networks.of(found[kind, bits], bench) for bits in runs.BITS}
+            kind: {bits: networks.of(found[kind, bits], bench) for bits in students.BITS}
             for kind in STUDENTS
         },
         "numbers": numbers(bench),
@@ -79,7 +79,7 @@ def gradients(found: Mapping[tuple[str, int], Run]) -> dict[str, Any]:
     """Norms (layer, step) of watched runs, by kind and bits."""
     shown: dict[str, Any] = {kind: {} for kind in COMPARED}
     for kind in COMPARED:
-        for bits in runs.BITS:
+        for bits in students.BITS:
             ((norms,), broken) = of_runs([found[kind, bits]])
             assert not broken, broken
             shown[kind][bits] = packed(np.nan_to_num(norms.values, nan=np.inf), "float32")
